@@ -1,0 +1,58 @@
+# One word each for the set-up, the main job, the tests and the checks. `make` alone lists them.
+
+PYTHONS ?= python3.11 python3.12 python3.13 python3# first fit wins; the constraints were verified on 3.11
+DISK_GB := 6# the environment takes 3.5 GB, pip's temporary files and cache the rest
+JOBS ?= 2# test processes; each holds torch, about 1 GB
+
+# Several processes share the cores: one thread for each.
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: .venv/.installed ## create .venv with everything in it (about 3 minutes, 3.5 GB); the others do it themselves
+
+demo: .venv/.installed ## score the embedded BLIP3-o on the embedded suite and print the table
+	.venv/bin/blip3o-bench run --suite toy --model toy --out runs/demo
+	.venv/bin/blip3o-bench report runs/demo --html
+
+test: .venv/.installed ## run the tests
+	@.venv/bin/python -m pytest -n $(JOBS) || { status=$$?; \
+	  if [ $$status -eq 5 ]; then echo "make test: pytest collected no test; is tests/ complete?" >&2; fi; \
+	  exit $$status; }
+
+check: .venv/.installed ## lint, formatting, types, import layers
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+clean: ## remove .venv, caches and runs/demo
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache runs/demo
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch first: its build (CPU, CUDA) is the one pip's own configuration selects, and the rest is resolved around it.
+.venv/.installed: pyproject.toml constraints-py311.txt torchvision_guard.pth | .venv/bin/pip
+	@echo "set-up 2/3: torch"
+	@.venv/bin/python -m pip install --quiet -c constraints-py311.txt torch==2.13.0
+	@echo "set-up 3/3: blip3o-bench[all,dev] under constraints-py311.txt (about 3 minutes)"
+	@.venv/bin/python -m pip install --quiet -c constraints-py311.txt -e '.[all,dev]'
+	@touch $@
+
+# Debian's python3 may lack ensurepip, and a pyenv shim may have no interpreter behind it: each candidate is asked.
+.venv/bin/pip:
+	@for python in $(PYTHONS); do \
+	  if $$python -c 'import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; \
+	  then found=$$python; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	  echo "set-up: no Python 3.11, 3.12 or 3.13 with the venv module among: $(PYTHONS)." \
+	    "Install one (Debian: apt-get install python3-venv) or name it: make PYTHONS=/path/to/python" >&2; exit 1; fi; \
+	free=$$(df -Pk . | awk 'NR == 2 { print int($$4 / 1048576) }'); \
+	if [ "$$free" -lt $(DISK_GB) ]; then \
+	  echo "set-up: $$free GB free in $(CURDIR), $(DISK_GB) GB needed" >&2; exit 1; fi; \
+	echo "set-up 1/3: .venv with $$($$python --version) ($$python)"; \
+	$$python -m venv --clear .venv

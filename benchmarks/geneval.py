@@ -1,0 +1,543 @@
+"""GenEval: does an image show the objects, counts, colors and positions of its prompt (Ghosh et al. 2023)?
+
+An object detector and a color classifier look at each image; the rule below, which is pure, decides. It is
+evaluate_images.py of djghosh13/geneval at af4902f, including what surprises (profile ``geneval-official``):
+docs/geneval.md lists that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from benchmarks.intervals import Interval, clustered_mean, macro_mean
+from benchmarks.judges.color import COLORS, ColorClassifier, ColorSpec, object_crop
+from benchmarks.judges.detector import Detections, Detector, mask2former
+from benchmarks.types import BenchError, Json, Metric, Prediction, Sample, Score, Verdict
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+#: In the order of the official file.
+TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+#: What PIL raises for a file that is no image, or a broken one.
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+
+Metadata = Mapping[str, Json]
+
+
+@dataclass(frozen=True)
+class GenEvalOptions:
+    """The official script's options and their defaults.
+
+    ``max_overlap`` 1.0 switches non-maximum suppression off; ``position_threshold`` is the share of both sizes
+    that a distance must exceed.
+    """
+
+    threshold: float = 0.3
+    counting_threshold: float = 0.9
+    max_objects: int = 16
+    max_overlap: float = 1.0
+    position_threshold: float = 0.1
+
+    def score_threshold(self, tag: str) -> float:
+        """In counting the higher threshold holds for every class, asked for or not."""
+        return self.counting_threshold if tag == "counting" else self.threshold
+
+    @property
+    def floor(self) -> float:
+        """No rule with these options looks at a detection with a score of this or less."""
+        return min(self.threshold, self.counting_threshold)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Objects of one class: ``boxes`` float32 [n, 5] as left, top, right, bottom, score.
+
+    ``color_logits`` float32 [n, 10] where colors were looked at.
+    """
+
+    boxes: NDArray[np.float32]
+    color_logits: NDArray[np.float32] | None = None
+
+    def take(self, rows: Sequence[int] | slice) -> Found:
+        return Found(self.boxes[rows], None if self.color_logits is None else self.color_logits[rows])
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """``reason`` has one line per unmet clause; ``details`` are the objects that counted, best score first."""
+
+    correct: bool
+    reason: str
+    details: Mapping[str, Found] = field(default_factory=dict)
+
+
+# The rule ---------------------------------------------------------------------------------------------------------
+
+
+def decide(metadata: Metadata, detections: Mapping[str, Found], options: GenEvalOptions) -> Outcome:
+    """Which detections count, and whether they satisfy the prompt."""
+    threshold = options.score_threshold(metadata["tag"])
+    objects = {name: found.take(kept(found.boxes, threshold, options)) for name, found in detections.items()}
+    objects = {name: found for name, found in objects.items() if len(found.boxes)}
+    outcome = evaluate(metadata, objects, options.position_threshold)
+    return Outcome(outcome.correct, outcome.reason, objects)
+
+
+def kept(boxes: NDArray[np.float32], threshold: float, options: GenEvalOptions) -> list[int]:
+    """Rows of ``boxes`` [n, 5] that count, best score first."""
+    scores = boxes[:, 4]
+    # Equal scores fall as numpy's default sort leaves them, as in the official script; a stable sort differs.
+    order = np.argsort(scores)[::-1]
+    # In float32, so that a score of exactly float32(0.3) is rejected.
+    candidates = order[scores[order] > np.float32(threshold)][: options.max_objects].tolist()
+    if options.max_overlap == 1.0:
+        return [int(row) for row in candidates]
+    rows: list[int] = []
+    for row in candidates:
+        if all(iou(boxes[best], boxes[row]) < options.max_overlap for best in rows):
+            rows.append(row)
+    return rows
+
+
+def iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    """Intersection over union of two boxes whose right and bottom pixels belong to them."""
+
+    def area(left: np.float32, top: np.float32, right: np.float32, bottom: np.float32) -> np.float32:
+        return max(right - left + np.float32(1), np.float32(0)) * max(bottom - top + np.float32(1), np.float32(0))
+
+    shared = area(max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3]))
+    union = area(*a[:4]) + area(*b[:4]) - shared
+    return float(shared / union) if union else 0.0
+
+
+def evaluate(metadata: Metadata, objects: Mapping[str, Found], position_threshold: float) -> Outcome:
+    """The prompt's clauses over the objects that count (best score first). All failures are collected."""
+    failures: list[str] = []
+    matched: list[Found | None] = []
+    for clause in metadata.get("include", ()):
+        name, count = clause["class"], clause["count"]
+        # Colors and positions look at the ``count`` most confident objects only.
+        found = _of(objects, name).take(slice(count))
+        failure = _count_failure(name, count, found)
+        if failure is None and "color" in clause:
+            failure = _color_failure(name, count, clause["color"], found)
+        if failure is None and "position" in clause:
+            relation, index = clause["position"]
+            failure = _position_failure(name, relation, found, matched[index], position_threshold)
+        if failure is not None:
+            failures.append(failure)
+        matched.append(found if failure is None else None)
+    for clause in metadata.get("exclude", ()):
+        name, count = clause["class"], clause["count"]
+        number = len(_of(objects, name).boxes)
+        if number >= count:
+            failures.append(f"expected {name}<{count}, found {number}")
+    return Outcome(not failures, "\n".join(failures), objects)
+
+
+def _of(objects: Mapping[str, Found], name: str) -> Found:
+    return objects.get(name, Found(np.zeros((0, 5), dtype=np.float32), np.zeros((0, len(COLORS)), dtype=np.float32)))
+
+
+def _count_failure(name: str, count: int, found: Found) -> str | None:
+    number = len(found.boxes)
+    return f"expected {name}>={count}, found {number}" if number < count else None
+
+
+def _color_failure(name: str, count: int, color: str, found: Found) -> str | None:
+    if found.color_logits is None:
+        raise BenchError(f"the verdict holds no colors of {name!r}: judge the images again with these prompts")
+    # argmax takes the first of equal logits, which fp16 does produce: the earlier color wins.
+    seen = [COLORS[row.argmax()] for row in found.color_logits]
+    number = seen.count(color)
+    if number >= count:
+        return None
+    listed = ", ".join(f"{seen.count(c)} {c}" for c in COLORS if c in seen)
+    return f"expected {color} {name}>={count}, found {number} {color}; and {listed}"
+
+
+def _position_failure(
+    name: str, relation: str, found: Found, target: Found | None, position_threshold: float
+) -> str | None:
+    """Every found object against every object of the target; only the first failing pair is told."""
+    if target is None:
+        return f"no target for {name} to be {relation}"
+    for box in found.boxes:
+        for other in target.boxes:
+            relations = relative_position(box, other, position_threshold)
+            if relation not in relations:
+                return f"expected {name} {relation} target, found {' and '.join(relations)} target"
+    return None
+
+
+def relative_position(
+    a: NDArray[np.float32], b: NDArray[np.float32], position_threshold: float = 0.1
+) -> tuple[str, ...]:
+    """How box ``a`` lies to box ``b``: none, one or two of left of, right of, above, below (float32 throughout).
+
+    The distance is first shortened by a share of both sizes, but then divided by its length before that.
+    """
+    corners = np.stack([a[:4], b[:4]]).reshape(2, 2, 2)  # box, corner, axis
+    centers = corners.mean(axis=1)
+    sizes = np.abs(corners[:, 1] - corners[:, 0])
+    offset = centers[0] - centers[1]
+    margin = np.float32(position_threshold) * (sizes[0] + sizes[1])
+    revised = np.maximum(np.abs(offset) - margin, 0) * np.sign(offset)
+    if np.all(np.abs(revised) < 1e-3):
+        return ()
+    dx, dy = revised / np.linalg.norm(offset)
+    holds = {"left of": dx < -0.5, "right of": dx > 0.5, "above": dy < -0.5, "below": dy > 0.5}
+    return tuple(relation for relation, true in holds.items() if true)
+
+
+# The benchmark ----------------------------------------------------------------------------------------------------
+
+
+class GenEval:
+    """GenEval over any list of prompts with metadata in its schema. Verdicts hold every class's detections."""
+
+    def __init__(
+        self,
+        metadata: Sequence[Metadata],
+        detector: Detector,
+        colors: ColorClassifier,
+        data: Mapping[str, Json],
+        images_per_prompt: int = 4,
+        options: GenEvalOptions = GenEvalOptions(),
+    ) -> None:
+        """``data`` describes where the prompts are from; it goes into the run's record."""
+        self.name = "geneval"
+        self.version = "af4902f"
+        self.profile = "geneval-official"
+        self.task = "generate"
+        self.metadata = tuple(metadata)
+        self.detector = detector
+        self.colors = colors
+        self.data = data
+        self.images_per_prompt = images_per_prompt
+        self.options = options
+
+    @classmethod
+    def toy(cls, prompts_per_tag: int = 34, images_per_prompt: int = 4) -> Self:
+        """The shapes world's prompts and judges."""
+        from benchmarks.shapes.geneval import prompts
+        from benchmarks.shapes.judges import color_spec, detector_spec
+
+        metadata = prompts(prompts_per_tag)
+        text = "\n".join(json.dumps(entry) for entry in metadata)
+        data = {"prompts": "shapes", "sha256": hashlib.sha256(text.encode()).hexdigest()}
+        return cls(metadata, Detector(detector_spec()), ColorClassifier(color_spec()), data, images_per_prompt)
+
+    @classmethod
+    def paper(
+        cls,
+        metadata_path: Path,
+        object_names_path: Path,
+        detector_checkpoint: Path,
+        color_spec: ColorSpec,
+        device: str = "cpu",
+        images_per_prompt: int = 4,
+    ) -> Self:
+        """The official prompts with Mask2Former Swin-S and, as ``color_spec``, CLIP ViT-L/14."""
+        detector = mask2former(detector_checkpoint, read_object_names(object_names_path), device)
+        data = {"prompts": metadata_path.name, "sha256": hashlib.sha256(metadata_path.read_bytes()).hexdigest()}
+        return cls(
+            read_metadata(metadata_path), Detector(detector), ColorClassifier(color_spec), data, images_per_prompt
+        )
+
+    def describe(self) -> Mapping[str, Json]:
+        return {
+            "data": dict(self.data),
+            "detector": self.detector.describe(),
+            "color_classifier": self.colors.describe(),
+            "options": asdict(self.options),
+            "prompts": len(self.metadata),
+            "images_per_prompt": self.images_per_prompt,
+        }
+
+    def samples(self) -> list[Sample]:
+        """One per image: ``geneval/00017/2`` is image 2 of prompt 17."""
+        return [
+            Sample(f"{group}/{image}", entry["prompt"], group, entry["tag"], meta=entry)
+            for index, entry in enumerate(self.metadata)
+            for group in [f"geneval/{index:05}"]
+            for image in range(self.images_per_prompt)
+        ]
+
+    def judge(self, samples: Sequence[Sample], predictions: Sequence[Prediction], folder: Path) -> list[Verdict]:
+        return [self._look(sample, p, folder) for sample, p in zip(samples, predictions, strict=True)]
+
+    def _look(self, sample: Sample, prediction: Prediction, folder: Path) -> Verdict:
+        if prediction.image is None:
+            return Verdict(sample.id, error="no image")
+        path = folder / prediction.image
+        try:
+            with Image.open(path) as file:
+                image = ImageOps.exif_transpose(file).convert("RGB")
+        except UNREADABLE as error:
+            return Verdict(sample.id, error=f"{path} is not a readable image: {error}")
+        detections = self.detector.detect([image])[0]
+        asked = {clause["class"] for clause in sample.meta.get("include", ()) if "color" in clause}
+        return Verdict(sample.id, self._finding(image, detections, asked))
+
+    def _finding(self, image: Image.Image, detections: Detections, asked: set[str]) -> Json:
+        """Boxes above the lower threshold by class, in the detector's order, and colors where they are asked for."""
+        boxes: dict[str, list[list[float]]] = {}
+        logits: dict[str, list[list[float]]] = {}
+        above = detections.scores > np.float32(self.options.floor)
+        for label, name in enumerate(self.detector.spec.classes):
+            rows = np.flatnonzero(above & (detections.labels == label))
+            if not len(rows):
+                continue
+            boxes[name] = np.column_stack([detections.boxes[rows], detections.scores[rows]]).tolist()
+            if name in asked:
+                masks = detections.masks
+                crops = [object_crop(image, detections.boxes[i], None if masks is None else masks[i]) for i in rows]
+                logits[name] = self.colors.logits(crops, name).tolist()
+        return {"floor": self.options.floor, "boxes": boxes, "color_logits": logits}
+
+    def summarize(self, samples: Sequence[Sample], verdicts: Mapping[str, Verdict]) -> tuple[list[Score], list[Metric]]:
+        scores = [self._score(sample, verdicts.get(sample.id)) for sample in samples]
+        return scores, metrics(scores)
+
+    def _score(self, sample: Sample, verdict: Verdict | None) -> Score:
+        if verdict is None or verdict.error is not None:
+            reason = "not judged" if verdict is None else str(verdict.error)
+            return Score(sample.id, sample.group, sample.stratum, None, reason)
+        outcome = self.outcome(sample, verdict)
+        return Score(sample.id, sample.group, sample.stratum, float(outcome.correct), outcome.reason)
+
+    def outcome(self, sample: Sample, verdict: Verdict) -> Outcome:
+        """The rule over one verdict without error. BenchError where it was stored under a higher threshold."""
+        if verdict.finding["floor"] > self.options.floor:
+            raise BenchError(
+                f"verdicts hold detections above {verdict.finding['floor']} only, the rule asks for "
+                f"{self.options.floor}: judge the images again"
+            )
+        return decide(sample.meta, detections_of(verdict.finding), self.options)
+
+
+def detections_of(finding: Json) -> dict[str, Found]:
+    """A verdict's finding as arrays; the floats in it are float32 values, so nothing is lost."""
+    logits = finding["color_logits"]
+    return {
+        name: Found(
+            np.array(rows, dtype=np.float32).reshape(-1, 5),
+            np.array(logits[name], dtype=np.float32) if name in logits else None,
+        )
+        for name, rows in finding["boxes"].items()
+    }
+
+
+def metrics(scores: Sequence[Score]) -> list[Metric]:
+    """``overall`` (unweighted mean of the tags that were scored), then each tag; prompts are the unit."""
+    tags = list(dict.fromkeys(score.stratum for score in scores))
+    intervals: list[Interval] = []
+    by_tag: list[Metric] = []
+    for tag in tags:
+        rows = [score for score in scores if score.stratum == tag]
+        pairs = [(score.value, score.group) for score in rows if score.value is not None]
+        if pairs:
+            interval = clustered_mean([value for value, _ in pairs], [group for _, group in pairs])
+            intervals.append(interval)
+            by_tag.append(_metric(tag, interval, len(pairs), len(rows) - len(pairs)))
+        else:
+            by_tag.append(Metric(tag, None, None, None, 0, len(rows), chance=0.0))
+    n, missing = sum(m.n for m in by_tag), sum(m.missing for m in by_tag)
+    # A tag without scores leaves the mean silently, as in summary_scores.py.
+    overall = _metric("overall", macro_mean(intervals), n, missing) if intervals else None
+    return [overall or Metric("overall", None, None, None, 0, missing, chance=0.0), *by_tag]
+
+
+def _metric(name: str, interval: Interval, n: int, missing: int) -> Metric:
+    return Metric(name, interval.value, interval.low, interval.high, n, missing, chance=0.0)
+
+
+# Official files ---------------------------------------------------------------------------------------------------
+
+
+def read_metadata(path: Path) -> list[Metadata]:
+    """evaluation_metadata.jsonl: one JSON object per line with tag, include, prompt and optional exclude."""
+    entries: list[Metadata] = []
+    for number, line in enumerate(_lines(path), start=1):
+        try:
+            entry = json.loads(line)
+            _ = entry["tag"], entry["prompt"], [clause["class"] for clause in entry["include"]]
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise BenchError(f"{path} line {number} is not GenEval metadata: {error!r}") from error
+        entries.append(entry)
+    return entries
+
+
+def read_object_names(path: Path) -> tuple[str, ...]:
+    """object_names.txt: the detector's labels in order. Three differ from COCO's own names."""
+    return tuple(line.strip() for line in _lines(path))
+
+
+def _lines(path: Path) -> list[str]:
+    if not path.is_file():
+        raise BenchError(f"{path} is not there: fetch GenEval's data or give its path")
+    return path.read_text(encoding="utf-8").splitlines()
+
+
+@dataclass(frozen=True)
+class Result:
+    """One line of the official results.jsonl. ``metadata`` is the JSON text that prompts are told apart by."""
+
+    filename: str
+    tag: str
+    prompt: str
+    correct: bool
+    reason: str
+    metadata: str
+    details: str
+
+
+def result(filename: str, metadata: Metadata, outcome: Outcome) -> Result:
+    details = {name: found.boxes.tolist() for name, found in outcome.details.items()}
+    return Result(
+        filename,
+        metadata["tag"],
+        metadata["prompt"],
+        outcome.correct,
+        outcome.reason,
+        json.dumps(metadata),
+        json.dumps(details),
+    )
+
+
+def results_jsonl(results: Iterable[Result]) -> str:
+    """The official results file, to the byte: pandas writes no spaces and escapes the slash."""
+    return "".join(json.dumps(asdict(row), separators=(",", ":")).replace("/", "\\/") + "\n" for row in results)
+
+
+def read_results(path: Path) -> list[Result]:
+    return [Result(**json.loads(line)) for line in _lines(path)]
+
+
+def summary_text(results: Sequence[Result]) -> str:
+    """What the official summary_scores.py prints. A prompt counts as correct when any of its images is."""
+    by_prompt = _correct_by(results, lambda row: row.metadata)
+    by_tag = _correct_by(results, lambda row: row.tag)
+    images = float(np.mean([row.correct for row in results]))
+    prompts = float(np.mean([any(values) for values in by_prompt.values()]))
+    means = {tag: float(np.mean(values)) for tag, values in by_tag.items()}
+    lines = [
+        "Summary",
+        "=======",
+        f"Total images: {len(results)}",
+        f"Total prompts: {len(by_prompt)}",
+        f"% correct images: {images:.2%}",
+        f"% correct prompts: {prompts:.2%}",
+        "",
+        "Task breakdown",
+        "==============",
+        *(f"{tag:<16} = {means[tag]:.2%} ({sum(values)} / {len(values)})" for tag, values in by_tag.items()),
+        "",
+        f"Overall score (avg. over tasks): {float(np.mean(list(means.values()))):.5f}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _correct_by(results: Iterable[Result], key: Callable[[Result], str]) -> dict[str, list[bool]]:
+    groups: dict[str, list[bool]] = {}
+    for row in results:
+        groups.setdefault(key(row), []).append(row.correct)
+    return groups
+
+
+def layout_path(sample_id: str) -> Path:
+    """``geneval/00017/2`` lies at ``00017/samples/00002.png`` in the official layout."""
+    _, prompt, image = sample_id.split("/")
+    return Path(prompt) / "samples" / f"{int(image):05}.png"
+
+
+def write_layout(root: Path, samples: Sequence[Sample], images: Sequence[Path]) -> None:
+    """Copy images into the official layout, with each prompt's metadata.jsonl beside its samples folder."""
+    for sample, image in zip(samples, images, strict=True):
+        target = root / layout_path(sample.id)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(image.read_bytes())
+        (target.parent.parent / "metadata.jsonl").write_text(json.dumps(dict(sample.meta)) + "\n", encoding="utf-8")
+
+
+class FolderImages:
+    """Images that another program made, in GenEval's layout: ``NNNNN/metadata.jsonl``, ``NNNNN/samples/NNNNN.png``.
+
+    Image k of a prompt is the k-th file of ``samples/`` by name that the official script would read.
+    """
+
+    def __init__(self, root: Path) -> None:
+        """Raises BenchError when ``root`` holds no prompt's folder."""
+        self.root = root
+        if not root.is_dir():
+            raise BenchError(f"{root} is not a folder: give one in GenEval's layout, NNNNN/samples/NNNNN.png")
+        # The official walk takes every folder whose name is digits only.
+        self._folders = {int(p.name): p for p in sorted(root.iterdir()) if p.is_dir() and p.name.isdigit()}
+        if not self._folders:
+            raise BenchError(f"{root} holds no folder named by digits: GenEval's layout is NNNNN/samples/NNNNN.png")
+
+    def describe(self) -> Mapping[str, Json]:
+        return {"name": "folder", "path": str(self.root), "prompt_folders": len(self._folders)}
+
+    def prompts_without_folder(self, samples: Sequence[Sample]) -> list[str]:
+        """Groups of ``samples`` that nobody drew, in order."""
+        groups = dict.fromkeys(sample.group for sample in samples)
+        return [group for group in groups if _prompt_index(group) not in self._folders]
+
+    def generate(self, samples: Sequence[Sample], seeds: Sequence[int]) -> list[Path | Exception]:
+        """The files; FileNotFoundError or ValueError, naming it, for one that is absent or no image.
+
+        Raises BenchError when a folder is for another prompt than ours of that number.
+        """
+        return [self._image(sample) for sample in samples]
+
+    def _image(self, sample: Sample) -> Path | Exception:
+        folder = self._folders.get(_prompt_index(sample.group))
+        if folder is None:
+            return FileNotFoundError(f"{self.root} has no folder for prompt {_prompt_index(sample.group)}")
+        if not (folder / "metadata.jsonl").is_file():
+            return FileNotFoundError(f"{folder / 'metadata.jsonl'} is not there")
+        _check_metadata(folder / "metadata.jsonl", sample)
+        files = _sample_files(folder / "samples")
+        image = int(sample.id.rsplit("/", 1)[1])
+        if image >= len(files):
+            return FileNotFoundError(f"{folder / 'samples'} has {len(files)} images, number {image} is not there")
+        try:
+            with Image.open(files[image]) as opened:
+                opened.load()
+        except UNREADABLE as error:
+            return ValueError(f"{files[image]} is not a readable image: {error}")
+        return files[image]
+
+
+def _prompt_index(group: str) -> int:
+    return int(group.rsplit("/", 1)[1])
+
+
+def _sample_files(folder: Path) -> list[Path]:
+    """Files that the official script reads: digits and .png, and whatever follows (its match is of the beginning)."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if re.match(r"\d+\.png", path.name))
+
+
+def _check_metadata(path: Path, sample: Sample) -> None:
+    """The prompt's wording may differ (rewritten prompts), what is asked for may not."""
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))  # one object, as the official json.load takes it
+    except ValueError as error:
+        raise BenchError(f"{path} is not one JSON object: {error}") from error
+    asked = ("tag", "include", "exclude")
+    if not isinstance(stored, dict) or any(stored.get(key) != sample.meta.get(key) for key in asked):
+        raise BenchError(f"{path.parent} is for another prompt than {sample.prompt!r}: is it of another prompt file?")

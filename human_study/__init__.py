@@ -1,0 +1,1 @@
+"""Blinded side-by-side preference studies in the browser."""

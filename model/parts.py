@@ -1,0 +1,264 @@
+"""The parts of BLIP3-o that are trained, one class each: what is learned, the loss, and where it is saved.
+
+Order for a model from scratch: vae and eva_clip, then decoder; backbone, then generator. Every loss draws its
+randomness from a generator that the training loop seeds by step, so that an interrupted run resumes exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor, Qwen2VLImageProcessor
+from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
+
+from model import checkpoint, flow
+from model.blip3o import IMAGE, INSTRUCTION, Blip3o, Blip3oConfig, chat
+from model.checkpoint import Generation, Sampling
+from model.data import Example, Source, pixels, train_tokenizer
+from model.decoder import SCHEDULER, Decoder
+from model.dit import DiTConfig
+from model.eva_clip import EvaClip, EvaConfig, normalize
+
+#: A condition is dropped for this share of the samples, so that guidance has something to steer away from.
+CONDITION_DROPOUT = 0.1
+
+
+class Part(Protocol):
+    """Something to train: ``trained`` holds the parameters, ``loss`` the objective on one batch of examples."""
+
+    trained: nn.Module
+
+    def loss(self, examples: Sequence[Example], generator: torch.Generator) -> dict[str, Tensor]:
+        """Named losses; their sum is minimised."""
+
+    def save(self, folder: Path) -> None: ...
+
+
+class Vae:
+    """An SDXL-style autoencoder: pixels <-> latents."""
+
+    def __init__(self, folder: Path, model: Mapping[str, Any], sources: Sequence[Source]) -> None:
+        self.trained = AutoencoderKL(**model)
+        self.size = int(model["sample_size"])
+
+    def loss(self, examples: Sequence[Example], generator: torch.Generator) -> dict[str, Tensor]:
+        images = pixels([example.image for example in examples], self.size) * 2 - 1
+        posterior = self.trained.encode(images).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=generator)
+        decoded = self.trained.decode(posterior.mean + posterior.std * noise).sample
+        return {"pixels": F.mse_loss(decoded, images), "kl": 1e-4 * posterior.kl().mean() / noise[0].numel()}
+
+    def save(self, folder: Path) -> None:
+        self.trained.half().save_pretrained(folder / "decoder" / "vae")
+        self.trained.float()
+
+
+class EvaClipPart:
+    """The target encoder, with a throw-away head that draws the image from its pooled features.
+
+    Upstream's encoder is trained on image-text pairs. Here the features must above all keep what the decoder
+    needs and be easy to generate: unit scale per channel, and robust to the noise that is added to them.
+    """
+
+    NOISE = 0.3
+
+    def __init__(self, folder: Path, model: Mapping[str, Any], sources: Sequence[Source]) -> None:
+        self.config = EvaConfig(**model)
+        self.encoder = EvaClip(self.config)
+        grid = self.config.patches // self.config.pool
+        widths = [self.config.width, 128, 64, 32]
+        ups = (self.config.image_size // grid).bit_length() - 1
+        layers: list[nn.Module] = []
+        for i in range(ups):
+            last = i == ups - 1
+            inside, outside = widths[min(i, 3)], 3 if last else widths[min(i + 1, 3)]
+            layers += [nn.ConvTranspose2d(inside, outside, 4, 2, 1), nn.Identity() if last else nn.GELU()]
+        self.head = nn.Sequential(*layers)
+        self.trained = nn.ModuleDict({"encoder": self.encoder, "head": self.head})
+
+    def loss(self, examples: Sequence[Example], generator: torch.Generator) -> dict[str, Tensor]:
+        images = pixels([example.image for example in examples], self.config.image_size)
+        features = self.encoder.features(normalize(images))  # [B, C, grid, grid]
+        noisy = features + self.NOISE * torch.randn(features.shape, generator=generator)
+        mean, variance = features.mean((0, 2, 3)), features.var((0, 2, 3))
+        return {
+            "pixels": F.mse_loss(self.head(noisy), images * 2 - 1),
+            "scale": 0.1 * (mean.square() + (variance - 1).square()).mean(),
+        }
+
+    def save(self, folder: Path) -> None:
+        checkpoint.save_eva_clip(self.encoder, folder)
+
+
+class DecoderPart:
+    """The SDXL-style UNet that turns EVA-CLIP features into latents of the (frozen) VAE."""
+
+    #: The generator's features are not perfect; a little noise keeps the decoder from relying on it.
+    NOISE = 0.1
+
+    def __init__(self, folder: Path, model: Mapping[str, Any], sources: Sequence[Source]) -> None:
+        self.encoder = checkpoint.load_eva_clip(folder).requires_grad_(False)
+        vae = checkpoint.load_vae(folder).requires_grad_(False)
+        self.trained = UNet2DConditionModel(**model)
+        self.decoder = Decoder(self.trained, vae)
+        self.scheduler = DDPMScheduler(**SCHEDULER)
+
+    def loss(self, examples: Sequence[Example], generator: torch.Generator) -> dict[str, Tensor]:
+        images = pixels([example.image for example in examples], self.decoder.image_size)
+        with torch.no_grad():
+            latents = self.decoder.encode(images)
+            features = self.encoder.features(normalize(images)).flatten(2).transpose(1, 2)  # [B, N, C]
+        features = features + self.NOISE * torch.randn(features.shape, generator=generator)
+        noise = torch.randn(latents.shape, generator=generator)
+        timestep = torch.randint(self.scheduler.config.num_train_timesteps, (len(images),), generator=generator)
+        noisy = self.scheduler.add_noise(latents, noise, timestep)
+        return {"noise": F.mse_loss(self.decoder.predict(noisy, timestep, features), noise)}
+
+    def save(self, folder: Path) -> None:
+        self.trained.half().save_pretrained(folder / "decoder" / "unet")
+        self.trained.float()
+
+
+def answer_loss(
+    backbone: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, examples: Sequence[Example]
+) -> Tensor:
+    """Cross-entropy of every answer's tokens and its end of turn, given the image and all that was said before."""
+    tokenizer = processor.tokenizer
+    batch = processor(
+        text=[conversation(example.turns) for example in examples],
+        images=[[example.image] for example in examples],
+        padding=True,
+        return_tensors="pt",
+    )
+    ids = batch["input_ids"]  # [B, L], padded on the left
+    start, end = tokenizer.convert_tokens_to_ids(["assistant", "<|im_end|>"])
+    newline = tokenizer.convert_tokens_to_ids(tokenizer.tokenize("\n"))[0]
+    hidden = backbone.model(**batch, use_cache=False).last_hidden_state
+    answered = answer_mask(ids, start, newline, end)[:, 1:]
+    logits = backbone.lm_head(hidden[:, :-1][answered])
+    return F.cross_entropy(logits, ids[:, 1:][answered])
+
+
+def conversation(turns: Sequence[tuple[str, str]]) -> str:
+    """A closed conversation in Qwen's chat template; the image stands before the first question."""
+    (first, reply), *others = turns
+    text = f"{chat(IMAGE + first)}{reply}<|im_end|>"
+    for question, answer in others:
+        text += f"\n<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n{answer}<|im_end|>"
+    return text
+
+
+def answer_mask(ids: Tensor, assistant: int, newline: int, end: int) -> Tensor:
+    """True at the tokens [B, L] from behind ``assistant newline`` to the next ``end``, which is included."""
+    mask = torch.zeros_like(ids, dtype=torch.bool)
+    open_ = torch.zeros(len(ids), dtype=torch.bool)
+    for i in range(2, ids.shape[1]):
+        open_ |= (ids[:, i - 2] == assistant) & (ids[:, i - 1] == newline)
+        mask[:, i] = open_
+        open_ &= ids[:, i] != end
+    return mask
+
+
+class Backbone:
+    """The understanding stage: Qwen2.5-VL on questions about images."""
+
+    def __init__(self, folder: Path, model: Mapping[str, Any], sources: Sequence[Source]) -> None:
+        examples = [source(0, index) for source in sources for index in range(2048)]
+        captions = [chat(INSTRUCTION + example.caption) for example in examples if example.caption]
+        turns = [conversation(example.turns) for example in examples if example.turns]
+        tokenizer = train_tokenizer(captions + turns, model["vocab_size"])
+        image_size, vision = model["image_size"], model["vision"]
+        image = {
+            "patch_size": vision["patch_size"],
+            "merge_size": 2,
+            "temporal_patch_size": 2,
+            "size": {"shortest_edge": image_size**2, "longest_edge": image_size**2},
+        }
+        self.processor = Qwen2_5_VLProcessor(Qwen2VLImageProcessor(**image), tokenizer, Qwen2VLVideoProcessor(**image))
+        ids = {
+            name: tokenizer.convert_tokens_to_ids(token)
+            for name, token in (
+                ("image_token_id", "<|image_pad|>"),
+                ("video_token_id", "<|video_pad|>"),
+                ("vision_start_token_id", "<|vision_start|>"),
+                ("vision_end_token_id", "<|vision_end|>"),
+            )
+        }
+        text = dict(model["text"])
+        text |= {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
+        text |= {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.pad_token_id}
+        config = Qwen2_5_VLConfig(
+            text_config=text,
+            vision_config={**vision, "out_hidden_size": text["hidden_size"]},
+            tie_word_embeddings=True,
+            **ids,
+        )
+        self.trained = Qwen2_5_VLForConditionalGeneration(config)
+
+    def loss(self, examples: Sequence[Example], generator: torch.Generator) -> dict[str, Tensor]:
+        return {"answer": answer_loss(self.trained, self.processor, [e for e in examples if e.turns])}
+
+    def save(self, folder: Path) -> None:
+        save_backbone(self.trained, self.processor, folder)
+
+
+def save_backbone(backbone: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, folder: Path) -> None:
+    backbone.half().save_pretrained(folder / "backbone")
+    backbone.float()
+    processor.save_pretrained(folder / "backbone")
+
+
+class Generator:
+    """Flow matching on EVA-CLIP features, with the backbone frozen (sequential) or trained along (joint).
+
+    In joint training half of a batch is drawn, the other half is questions, and both losses count alike.
+    """
+
+    def __init__(self, folder: Path, model: Mapping[str, Any], sources: Sequence[Source]) -> None:
+        self.encoder = checkpoint.load_eva_clip(folder).requires_grad_(False)
+        backbone, self.processor = checkpoint.load_backbone(folder)
+        eva = self.encoder.config
+        dit = DiTConfig(grid=eva.patches // eva.pool, channels=eva.width, **model["dit"])
+        config = Blip3oConfig(n_query=model["n_query"], dit=dit)
+        self.sampling = Sampling(**model["sampling"])
+        self.model = Blip3o(backbone, config, self.processor.tokenizer.convert_tokens_to_ids("[IMG]"))
+        self.joint: bool = model["joint"]
+        if model["continue"]:
+            checkpoint.load_tensors(Generation(self.model), folder / "generator.safetensors")
+        backbone.requires_grad_(self.joint)
+        self.trained: nn.Module = self.model if self.joint else Generation(self.model)
+
+    def flow_loss(self, examples: Sequence[Example], generator: torch.Generator) -> Tensor:
+        images = pixels([example.image for example in examples], self.encoder.config.image_size)
+        with torch.no_grad():
+            clean = self.encoder.features(normalize(images))  # [B, C, grid, grid]
+        texts = [chat(INSTRUCTION + example.caption) for example in examples]
+        ids = [torch.tensor(self.processor.tokenizer(text).input_ids) for text in texts]
+        condition = self.model.query_states(ids)
+        # Upstream's order of draws: noise, level, dropout.
+        noise = torch.randn(clean.shape, generator=generator)
+        sigma = flow.noise_levels(len(clean), generator)
+        kept = torch.rand(len(clean), generator=generator) >= CONDITION_DROPOUT
+        noisy, target = flow.add_noise(clean, noise, sigma)
+        predicted = self.model.dit(noisy, sigma * flow.LEVELS, condition * kept.view(-1, 1, 1))
+        return F.mse_loss(predicted.float(), target.float())
+
+    def loss(self, examples: Sequence[Example], generator: torch.Generator) -> dict[str, Tensor]:
+        if not self.joint:
+            return {"flow": self.flow_loss(examples, generator)}
+        return {
+            "flow": self.flow_loss([example for example in examples if example.caption], generator),
+            "answer": answer_loss(self.model.backbone, self.processor, [e for e in examples if e.turns]),
+        }
+
+    def save(self, folder: Path) -> None:
+        checkpoint.write_config(folder, self.model.config, self.sampling)
+        checkpoint.save_tensors(Generation(self.model), folder / "generator.safetensors")
+        if self.joint:
+            save_backbone(self.model.backbone, self.processor, folder)

@@ -1,0 +1,1 @@
+"""Tables, pages and statistics of stored runs. Imports no torch."""

@@ -1,0 +1,145 @@
+"""Examples of a benchmark's right and wrong predictions, with what the judge saw, ready to be drawn."""
+
+from __future__ import annotations
+
+import base64
+import io
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from benchmarks.types import BenchError, Json, Prediction, Sample, Score, Verdict
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Outcome = Literal["right", "wrong", "not scored"]
+
+#: How many examples of each outcome a stratum shows.
+PER_STRATUM: Mapping[Outcome, int] = {"right": 2, "wrong": 2, "not scored": 1}
+#: Longest side of an embedded image in pixels; a page of 1024-pixel PNGs would not open on a phone.
+LONGEST_SIDE = 512
+
+
+@dataclass(frozen=True)
+class Box:
+    """A detection in pixels of the original image; ``kind`` numbers the image's classes."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    label: str
+    kind: int
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image as a data URI, with the size of the original, in whose pixels the boxes are."""
+
+    uri: str
+    width: int
+    height: int
+    boxes: tuple[Box, ...]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prediction as it is shown. What is not known is None."""
+
+    id: str
+    outcome: Outcome
+    value: float | None
+    reason: str
+    prompt: str | None
+    reply: str | None
+    gold: str | None
+    error: str | None
+    pictures: tuple[Picture, ...]
+
+
+def outcome(score: Score) -> Outcome:
+    """Graded scores count as right from 0.5 on: here it only sorts examples."""
+    if score.value is None:
+        return "not scored"
+    return "right" if score.value >= 0.5 else "wrong"
+
+
+def choose(scores: Sequence[Score], seed: int) -> dict[str, list[Score]]:
+    """Some scores of every stratum, of distinct groups within an outcome; the same for the same scores and seed."""
+    strata: dict[str, list[Score]] = {}
+    for score in scores:
+        strata.setdefault(score.stratum, []).append(score)
+    return {stratum: _choose(members, random.Random(f"{seed}/{stratum}")) for stratum, members in strata.items()}
+
+
+def _choose(scores: Sequence[Score], rng: random.Random) -> list[Score]:
+    chosen: list[Score] = []
+    for kind, count in PER_STRATUM.items():
+        candidates = [score for score in scores if outcome(score) == kind]
+        distinct = {score.group: score for score in rng.sample(candidates, len(candidates))}
+        chosen.extend(list(distinct.values())[:count])
+    return chosen
+
+
+def example(
+    score: Score, prediction: Prediction | None, verdict: Verdict | None, sample: Sample | None, folder: Path
+) -> Example:
+    """Put together what is known of one sample. ``folder`` is the benchmark's; raises BenchError for a lost image."""
+    finding = verdict.finding if verdict else None
+    pictures = [picture(image(), ()) for image in sample.images] if sample else []
+    if prediction and prediction.image:
+        pictures.append(picture(_open(folder / prediction.image), boxes(finding)))
+    errors = [row.error for row in (prediction, verdict) if row and row.error]
+    gold = sample.meta.get("multiple_choice_answer") if sample else None
+    return Example(
+        id=score.id,
+        outcome=outcome(score),
+        value=score.value,
+        reason=score.reason,
+        prompt=sample.prompt if sample else None,
+        reply=prediction.text if prediction else None,
+        gold=None if gold is None else str(gold),
+        error=errors[0] if errors else None,
+        pictures=tuple(pictures),
+    )
+
+
+def boxes(finding: Json) -> tuple[Box, ...]:
+    """The boxes of any finding of the form ``{"objects": {class: [[x1, y1, x2, y2, score], ...]}}``."""
+    if not isinstance(finding, dict) or "objects" not in finding:
+        return ()
+    return tuple(
+        Box(left, top, right - left, bottom - top, f"{name} {score:.2f}", kind)
+        for kind, (name, found) in enumerate(finding["objects"].items())
+        for left, top, right, bottom, score in found
+    )
+
+
+def picture(image: Image.Image, found: tuple[Box, ...]) -> Picture:
+    """Embed an image: small ones without loss, others scaled down as JPEG."""
+    width, height = image.size
+    rgb = image.convert("RGB")
+    buffer = io.BytesIO()
+    if max(width, height) <= 128:
+        rgb.save(buffer, "PNG", optimize=True)
+        kind = "png"
+    else:
+        rgb.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+        rgb.save(buffer, "JPEG", quality=85)
+        kind = "jpeg"
+    uri = f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    return Picture(uri, width, height, found)
+
+
+def _open(path: Path) -> Image.Image:
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as image:
+            # Detectors see images turned as EXIF says (mmcv.imread), so their boxes are in those pixels.
+            return ImageOps.exif_transpose(image)
+    except OSError as error:
+        raise BenchError(f"cannot show {path}: {error}; resume the run to make the image again") from error

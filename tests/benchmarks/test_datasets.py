@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import hashlib
+import shutil
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from benchmarks import datasets
+from benchmarks.datasets import DATASETS, Dataset, RemoteFile, fetch, locate, verify
+from benchmarks.types import BenchError
+
+CONTENT = bytes(range(256)) * 1200  # 307,200 bytes
+
+
+class Server(ThreadingHTTPServer):
+    """Serves CONTENT at every path but /absent, and keeps the Range headers it was sent."""
+
+    cut_after: int | None = None  # break the connection after so many bytes
+    honours_range = True
+    tells_length = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.ranges: list[str | None] = []
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        asked = self.headers["Range"]
+        self.server.ranges.append(asked)
+        if self.path == "/absent":
+            self.send_error(404)
+            return
+        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and self.server.honours_range else 0
+        if start >= len(CONTENT):
+            self.send_error(416)
+            return
+        body = CONTENT[start:]
+        self.send_response(206 if start else 200)
+        if self.server.tells_length:
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: self.server.cut_after])
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,))  # seconds between looks for shutdown
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def pinned(server: Server, monkeypatch: pytest.MonkeyPatch) -> RemoteFile:
+    """The only file of a data set named ``tiny``."""
+    file = RemoteFile("content.bin", f"{server.url}/content.bin", len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
+    pin(monkeypatch, file)
+    return file
+
+
+def pin(monkeypatch: pytest.MonkeyPatch, file: RemoteFile) -> None:
+    monkeypatch.setattr(datasets, "DATASETS", {"tiny": Dataset("tiny", "1", "MIT", (file,))})
+
+
+@pytest.mark.usefixtures("pinned")
+def test_fetched_file_is_located_and_verified(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = fetch("tiny", tmp_path)
+
+    assert (folder / "content.bin").read_bytes() == CONTENT
+    assert [path.name for path in folder.iterdir()] == ["content.bin"]
+    assert locate("tiny", tmp_path) == folder
+    assert verify("tiny", tmp_path) == {"content.bin": hashlib.sha256(CONTENT).hexdigest()}
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "content.bin: 307kB" in printed.err
+
+
+@pytest.mark.usefixtures("pinned")
+def test_second_fetch_asks_the_server_nothing(server: Server, tmp_path: Path) -> None:
+    fetch("tiny", tmp_path)
+    fetch("tiny", tmp_path)
+
+    assert server.ranges == [None]
+
+
+@pytest.mark.usefixtures("pinned")
+def test_interrupted_download_goes_on_where_it_stopped(server: Server, tmp_path: Path) -> None:
+    server.cut_after = 100_000
+    with pytest.raises(BenchError, match="connection broke"):
+        fetch("tiny", tmp_path)
+    with pytest.raises(BenchError, match="is not there"):
+        locate("tiny", tmp_path)
+
+    server.cut_after = None
+    folder = fetch("tiny", tmp_path)
+
+    assert (folder / "content.bin").read_bytes() == CONTENT
+    assert server.ranges == [None, "bytes=100000-"]
+
+
+@pytest.mark.usefixtures("pinned")
+def test_download_starts_over_where_the_server_knows_no_range(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "content.bin.part").write_bytes(CONTENT[:5000])
+    server.honours_range = False
+
+    folder = fetch("tiny", tmp_path)
+
+    assert (folder / "content.bin").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("tells_length", [True, False])
+def test_file_without_published_size(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tells_length: bool
+) -> None:
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    pin(monkeypatch, RemoteFile("content.bin", f"{server.url}/content.bin", None, digest[:8]))
+    server.tells_length = tells_length
+
+    folder = fetch("tiny", tmp_path)
+
+    assert (folder / "content.bin").read_bytes() == CONTENT
+    assert verify("tiny", tmp_path) == {"content.bin": digest}
+
+
+def test_whole_part_of_unpublished_size_needs_no_more_bytes(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pin(monkeypatch, RemoteFile("content.bin", f"{server.url}/x", None, hashlib.sha256(CONTENT).hexdigest()[:8]))
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "content.bin.part").write_bytes(CONTENT)
+
+    folder = fetch("tiny", tmp_path)
+
+    assert (folder / "content.bin").read_bytes() == CONTENT
+    assert server.ranges == ["bytes=307200-"]
+
+
+def test_wrong_content_is_not_kept(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pin(monkeypatch, RemoteFile("content.bin", f"{server.url}/content.bin", len(CONTENT), "0" * 64))
+
+    with pytest.raises(BenchError, match=f"expected {'0' * 64}"):
+        fetch("tiny", tmp_path)
+
+    assert list((tmp_path / "tiny").iterdir()) == []
+
+
+@pytest.mark.usefixtures("pinned")
+def test_changed_file_is_found_and_replaced(tmp_path: Path) -> None:
+    path = fetch("tiny", tmp_path) / "content.bin"
+    path.write_bytes(CONTENT[:-1] + b"?")
+
+    assert locate("tiny", tmp_path) == path.parent  # same size
+    with pytest.raises(BenchError, match="has sha256"):
+        verify("tiny", tmp_path)
+    fetch("tiny", tmp_path)
+    assert path.read_bytes() == CONTENT
+
+
+@pytest.mark.usefixtures("pinned")
+def test_truncated_file_is_not_located(tmp_path: Path) -> None:
+    path = fetch("tiny", tmp_path) / "content.bin"
+    path.write_bytes(CONTENT[:10])
+
+    with pytest.raises(BenchError, match="10 bytes instead of 307200"):
+        locate("tiny", tmp_path)
+
+
+@pytest.mark.usefixtures("pinned")
+def test_too_small_a_disk_is_refused_before_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=300_000))
+
+    with pytest.raises(BenchError, match=r"300kB free, 67\.4MB needed"):
+        fetch("tiny", tmp_path)
+
+    assert list((tmp_path / "tiny").iterdir()) == []
+
+
+def test_missing_page_names_the_status(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pin(monkeypatch, RemoteFile("content.bin", f"{server.url}/absent", 1, "00"))
+
+    with pytest.raises(BenchError, match="answered 404"):
+        fetch("tiny", tmp_path)
+
+
+def test_offline_says_where_to_put_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    pin(monkeypatch, RemoteFile("content.bin", f"http://127.0.0.1:{port}/content.bin", 1, "00"))
+
+    with pytest.raises(BenchError, match="cannot be reached") as caught:
+        fetch("tiny", tmp_path)
+
+    assert str(tmp_path / "tiny" / "content.bin") in str(caught.value)
+
+
+def test_absent_data_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BenchError, match=f"`blip3o-bench data fetch geneval --data-dir {tmp_path}`"):
+        locate("geneval", tmp_path)
+    monkeypatch.setenv("BLIP3O_BENCH_DATA", str(tmp_path))
+    with pytest.raises(BenchError, match="`blip3o-bench data fetch geneval`"):
+        locate("geneval")
+
+
+def test_unknown_name_lists_the_known(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="unknown data set 'genevil': choose among geneval, "):
+        fetch("genevil", tmp_path)
+
+
+def test_every_data_set_is_pinned() -> None:
+    for name, dataset in DATASETS.items():
+        assert dataset.name == name
+        for file in dataset.files:
+            assert file.url.startswith("https://")
+            assert dataset.revision in file.url
+            assert len(file.sha256) == 64 or f"-{file.sha256}." in file.name
+
+
+def test_real_geneval_files_are_those_pinned(bench_data: Path) -> None:
+    digests = verify("geneval", bench_data)
+
+    assert list(digests) == ["evaluation_metadata.jsonl", "object_names.txt"]

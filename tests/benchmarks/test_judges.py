@@ -1,0 +1,269 @@
+"""The toy judges through the real libraries: mmdet on our operators, and open_clip."""
+
+from __future__ import annotations
+
+import json
+import random
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.geneval import GenEval
+from benchmarks.judges import mmcv_ops
+from benchmarks.judges.color import COLORS, PAINT, ColorClassifier, ColorSpec, class_weights, create, object_crop
+from benchmarks.judges.detector import Detections, Detector, DetectorSpec, mask2former, read_state_dict
+from benchmarks.judges.weights import checked_digest
+from benchmarks.shapes.geneval import scene_for
+from benchmarks.shapes.judges import CARD, WEIGHTS, color_spec, detector_spec
+from benchmarks.shapes.scene import BACKGROUND, CANVAS, SHAPES, Object, Scene, random_scene, render
+from benchmarks.shapes.scene import COLORS as SHAPE_COLORS
+from benchmarks.types import BenchError, Prediction
+
+
+@pytest.fixture(scope="module")
+def detector() -> Detector:
+    return Detector(detector_spec())
+
+
+@pytest.fixture(scope="module")
+def classifier() -> ColorClassifier:
+    return ColorClassifier(color_spec())
+
+
+def scenes(number: int) -> list[Scene]:
+    rng = random.Random("tests/judges")
+    return [random_scene(rng) for _ in range(number)]
+
+
+def above(found: Detections, threshold: float) -> list[tuple[str, tuple[float, ...]]]:
+    rows = np.flatnonzero(found.scores > threshold)
+    return [(SHAPES[found.labels[i]], tuple(found.boxes[i].tolist())) for i in rows]
+
+
+# Operators
+
+
+def test_nms_keeps_the_best_of_overlapping_boxes() -> None:
+    import torch
+
+    mmcv_ops.install()
+    boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [1.0, 0.0, 11.0, 10.0], [30.0, 0.0, 40.0, 10.0]])
+    kept = mmcv_ops.nms(boxes, torch.tensor([0.5, 0.9, 0.7]), iou_threshold=0.5, offset=0)
+    assert kept.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(("offset", "kept"), [(0, [0, 1]), (1, [0])])
+def test_nms_offset_counts_the_last_pixel(offset: int, kept: list[int]) -> None:
+    """Neighbours 0-1 and 0-2: IoU 1/2 by corners, 2/3 by pixels."""
+    import torch
+
+    mmcv_ops.install()
+    boxes = torch.tensor([[0.0, 0.0, 2.0, 0.5], [0.0, 0.0, 1.0, 0.5]])
+    assert mmcv_ops.nms(boxes, torch.tensor([0.9, 0.8]), iou_threshold=0.6, offset=offset).tolist() == kept
+
+
+def test_an_operator_that_is_not_here_says_its_name() -> None:
+    mmcv_ops.install()
+    from mmcv import _ext
+
+    if not isinstance(_ext, mmcv_ops._Extension):
+        pytest.skip("a compiled mmcv is installed and used")
+    with pytest.raises(NotImplementedError, match="'softnms' needs compiled code"):
+        _ext.softnms()
+
+
+# Detector
+
+
+def test_objects_of_renders_are_found_with_confidence(detector: Detector) -> None:
+    """At GenEval's counting threshold, every box within two pixels of its object."""
+    drawn = scenes(25)
+    wrong = 0
+    for scene, found in zip(drawn, detector.detect([render(scene) for scene in drawn]), strict=True):
+        seen = above(found, 0.9)
+        right = len(seen) == len(scene.objects) and all(
+            any(shape == o.shape and np.allclose(box, o.box, atol=2) for shape, box in seen) for o in scene.objects
+        )
+        wrong += not right
+    assert wrong <= 1
+
+
+def test_an_empty_canvas_is_empty(detector: Detector) -> None:
+    gray, white = Image.new("RGB", (CANVAS, CANVAS), BACKGROUND), Image.new("RGB", (CANVAS, CANVAS), "white")
+    assert [above(found, 0.3) for found in detector.detect([gray, white])] == [[], []]
+
+
+def test_masks_cover_their_objects(detector: Detector) -> None:
+    ring = Object("ring", "blue", (0, 0), 3, 4, 26)
+    found = detector.detect([render(Scene((ring,)))])[0]
+    best = int(found.scores.argmax())
+    assert found.masks is not None
+    assert found.masks.shape[1:] == (CANVAS, CANVAS)
+    drawn = np.any(np.asarray(render(Scene((ring,)))) != BACKGROUND[0], axis=-1)
+    shared = np.sum(found.masks[best] & drawn) / np.sum(found.masks[best] | drawn)
+    assert shared > 0.75
+
+
+def test_a_detection_does_not_depend_on_its_batch(detector: Detector) -> None:
+    images = [render(scene) for scene in scenes(4)]
+    together, alone = detector.detect(images), [detector.detect([image])[0] for image in reversed(images)]
+    for a, b in zip(together, reversed(alone), strict=True):
+        np.testing.assert_array_equal(a.boxes, b.boxes)
+        np.testing.assert_array_equal(a.scores, b.scores)
+
+
+def test_an_image_is_turned_as_its_exif_says(detector: Detector, tmp_path: Path) -> None:
+    upright = render(scenes(1)[0])
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored a quarter turn counter-clockwise
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    with Image.open(tmp_path / "turned.png") as turned:
+        found = detector.detect([upright, turned])
+    np.testing.assert_array_equal(found[0].boxes, found[1].boxes)
+
+
+def test_the_config_names_the_shapes() -> None:
+    text = detector_spec().config.read_text()
+    assert f"classes = {json.dumps(SHAPES).replace('[', '(').replace(']', ')')}" in text
+
+
+def test_absent_and_wrong_weights_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="not there"):
+        checked_digest(tmp_path / "none.pth", None)
+    (tmp_path / "some.pth").write_bytes(b"abc")
+    digest = checked_digest(tmp_path / "some.pth", "ba7816bf")  # the published sha256 of "abc"
+    assert digest.startswith("ba7816bf8f01cfea")
+    with pytest.raises(BenchError, match="not c9d0c4f2"):
+        checked_digest(tmp_path / "some.pth", "c9d0c4f2")
+
+
+def test_the_paper_s_detector_has_its_config_and_wants_its_checkpoint(tmp_path: Path) -> None:
+    spec = mask2former(tmp_path / "absent.pth", ["person"])
+    assert spec.config.is_file()
+    with pytest.raises(BenchError, match=r"absent\.pth are not there"):
+        Detector(spec).detect([])
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    """Official users loaded another mmdet's checkpoint and got scores near 0 without a word."""
+    from safetensors.torch import save_file
+
+    state = read_state_dict(WEIGHTS / "detector.safetensors")
+    renamed = {name.replace("bbox_head.", "head."): value for name, value in state.items()}
+    save_file(renamed, tmp_path / "other.safetensors")
+    spec = DetectorSpec(detector_spec().config, tmp_path / "other.safetensors", SHAPES)
+    with pytest.raises(BenchError, match="does not fit the detector's config"):
+        Detector(spec).detect([])
+
+
+def test_a_checkpoint_with_code_in_it_is_refused(tmp_path: Path) -> None:
+    import torch
+
+    torch.save({"state_dict": {}, "where": tmp_path}, tmp_path / "code.pth")
+    with pytest.raises(BenchError, match="holds more than tensors"):
+        read_state_dict(tmp_path / "code.pth")
+
+
+# Color classifier
+
+
+def test_every_color_of_every_shape(classifier: ColorClassifier) -> None:
+    wrong = []
+    for shape in SHAPES:
+        drawn = [Object(shape, color, (0, 0), 3, 3, 24) for color in SHAPE_COLORS]
+        crops = [object_crop(render(Scene((item,))), item.box, None) for item in drawn]
+        rows = classifier.logits(crops, shape)
+        wrong += [(shape, c) for row, c in zip(rows, COLORS, strict=True) if COLORS[row.argmax()] != c]
+    assert wrong == []
+
+
+def test_logits_are_scaled_cosines_and_do_not_depend_on_other_crops(classifier: ColorClassifier) -> None:
+    crops = [object_crop(render(scene), scene.objects[0].box, None) for scene in scenes(3)]
+    together = classifier.logits(crops, "star")
+    assert together.shape == (3, len(COLORS))
+    assert together.dtype == np.float32
+    assert np.abs(together).max() <= 100.001
+    np.testing.assert_array_equal(together[1:2], classifier.logits(crops[1:2], "star"))
+
+
+def test_class_weights_are_the_unit_mean_of_unit_templates(classifier: ColorClassifier) -> None:
+    import torch
+
+    model, _, tokenizer = create(color_spec(), color_spec().weights)
+    with torch.inference_mode():
+        weights = class_weights(model, tokenizer, "ring", "cpu")
+        texts = ["a photo of a orange ring", "a photo of a orange-colored ring", "a photo of a orange object"]
+        units = torch.nn.functional.normalize(model.encode_text(tokenizer(texts)), dim=-1)
+        expected = torch.nn.functional.normalize(units.mean(0), dim=-1)
+    torch.testing.assert_close(weights[:, COLORS.index("orange")], expected)
+
+
+def test_openai_s_kind_of_file_is_read(classifier: ColorClassifier, tmp_path: Path) -> None:
+    """A TorchScript archive of the same tensors gives the same logits."""
+    import torch
+
+    model, preprocess, tokenizer = create(color_spec(), color_spec().weights)
+    crop = object_crop(render(scenes(1)[0]), [0, 0, 32, 32], None)
+    mask = model._buffers.pop("attn_mask")  # OpenAI's archive does not hold it
+    model.attn_mask = mask
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(model, (preprocess(crop)[None], tokenizer(["a star"])), check_trace=False)
+        torch.jit.save(traced, tmp_path / "clip.pt")
+    archived = ColorClassifier(replace(color_spec(), weights=tmp_path / "clip.pt"))
+    np.testing.assert_array_equal(archived.logits([crop], "star"), classifier.logits([crop], "star"))
+
+
+def test_no_crops_no_logits(classifier: ColorClassifier) -> None:
+    assert classifier.logits([], "star").shape == (0, len(COLORS))
+
+
+def test_cuda_runs_in_half_precision_as_the_official_script() -> None:
+    assert ColorClassifier(ColorSpec("ViT-L-14-quickgelu", Path("none"), device="cuda:0")).half_precision
+    assert not ColorClassifier(color_spec()).half_precision
+
+
+def test_a_crop_paints_what_the_mask_leaves_out() -> None:
+    image = Image.new("RGB", (8, 6), (1, 2, 3))
+    mask = np.zeros((6, 8), dtype=bool)
+    mask[2, 3] = True
+    crop = np.asarray(object_crop(image, [2.4, 1.6, 5.4, 3.6, 0.9], mask))
+    assert crop.shape == (2, 3, 3)  # edges 2, 2, 5, 4
+    assert crop[0, 1].tolist() == [1, 2, 3]
+    assert crop[1, 1].tolist() == list(PAINT)
+    with pytest.raises(ValueError, match="not of the image's size"):
+        object_crop(image, [0, 0, 1, 1], mask[:3])
+
+
+# Together
+
+
+def test_the_card_says_that_the_judges_can_be_trusted() -> None:
+    card = json.loads((WEIGHTS / CARD).read_text())
+    assert card["held_out_scenes"] >= 500
+    assert min(card["clean_exact_scene_above_0.3"], card["clean_exact_scene_above_0.9"]) >= 0.99
+    assert card["clean_color_accuracy"] >= 0.99
+    assert card["empty_exact_scene_above_0.3"] >= 0.97
+
+
+def test_an_oracle_scores_one_and_a_blank_nothing(tmp_path: Path) -> None:
+    bench = GenEval.toy(prompts_per_tag=2, images_per_prompt=2)
+    samples, rng = bench.samples(), random.Random("tests/oracle")
+    for sample in samples:
+        render(scene_for(sample.meta, rng)).save(tmp_path / f"{sample.id.replace('/', '-')}.png")
+    Image.new("RGB", (CANVAS, CANVAS), BACKGROUND).save(tmp_path / "blank.png")
+    overall = []
+    for blank in (False, True):
+        files = ["blank.png" if blank else f"{sample.id.replace('/', '-')}.png" for sample in samples]
+        predictions = [Prediction(s.id, 0, 0.0, image=file) for s, file in zip(samples, files, strict=True)]
+        verdicts = {verdict.id: verdict for verdict in bench.judge(samples, predictions, tmp_path)}
+        json.dumps([verdict.finding for verdict in verdicts.values()])
+        overall.append(bench.summarize(samples, verdicts)[1][0].value)
+    oracle, nothing = overall
+    assert oracle is not None
+    assert oracle >= 0.95
+    assert nothing == 0.0

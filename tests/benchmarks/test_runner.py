@@ -1,0 +1,330 @@
+"""One record whatever the number of processes, the batch size and the interruptions."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from benchmarks import environment, runner, store
+from benchmarks.types import BenchError, Prediction, Sample
+from tests.fakes import FakeAnswerer, FakeBenchmark, FakeGenerator
+
+SETTINGS = runner.Settings(suite="toy", batch_size=2)
+ALONE = runner.Part()
+ROOT = Path(__file__).parents[2]
+
+
+def result(root: Path) -> tuple[bytes, bytes, object]:
+    """What must not depend on how a run was made: both score files and the metrics."""
+    records = json.loads((root / "run.json").read_bytes())["records"]
+    scores = [(root / name / "scores.jsonl").read_bytes() for name in ("fake", "other")]
+    return scores[0], scores[1], [record["metrics"] for record in records]
+
+
+def processes(root: Path, world: int, *options: str) -> list[subprocess.Popen[str]]:
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.fakes", str(root), *options],
+            env={**os.environ, "RANK": str(rank), "WORLD_SIZE": str(world)},
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(world)
+    ]
+
+
+def finish(started: list[subprocess.Popen[str]]) -> list[str]:
+    """Wait for processes, which must exit with 0; returns what each wrote to stderr."""
+    logs = [process.communicate(timeout=120)[1] for process in started]
+    assert [process.returncode for process in started] == [0] * len(started), logs
+    return logs
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes, object]:
+    """The run of one process."""
+    root = tmp_path_factory.mktemp("alone")
+    benchmarks = [FakeBenchmark(), FakeBenchmark(name="other")]
+    assert runner.run(root, benchmarks, FakeGenerator(), SETTINGS, ALONE) is not None
+    return result(root)
+
+
+def test_seeds_depend_on_base_seed_and_id_alone() -> None:
+    digest = hashlib.sha256(b"0/geneval/00017/2").digest()
+    assert runner.seed_for(0, "geneval/00017/2") == int.from_bytes(digest[:8], "big") // 2
+    seeds = {runner.seed_for(base, f"geneval/{number:05d}/0") for base in (0, 1) for number in range(500)}
+    assert len(seeds) == 1000
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_the_record_holds_what_was_run(tmp_path: Path) -> None:
+    records = runner.run(tmp_path, [FakeBenchmark()], FakeGenerator(), SETTINGS, ALONE)
+    assert records == store.read_records(tmp_path)
+    assert records is not None
+    (record,) = records
+    assert (record.benchmark, record.suite, record.profile, record.seed) == ("fake", "toy", "fake-official", 0)
+    assert record.model == {"name": "fake", "digest": "0"}
+    assert record.data == {"groups": 6}
+    assert record.judge == {"name": "reader"}
+    assert record.settings == {"strata": ["a", "b", "c"], "limit": None}
+    assert record.hardware["cores"] == environment.usable_cores()
+    assert "pillow" in record.packages
+    # Scores by hand: the image's red is the seed modulo 256.
+    values = [runner.seed_for(0, sample.id) % 256 / 255 >= 0.5 for sample in FakeBenchmark().samples()]
+    assert record.metrics[0].value == pytest.approx(sum(values) / 12)
+    assert [score.value for score in store.read_scores(tmp_path / "fake")] == values
+
+
+def test_predictions_keep_seed_and_digest_of_their_image(tmp_path: Path) -> None:
+    runner.run(tmp_path, [FakeBenchmark()], FakeGenerator(), SETTINGS, ALONE)
+    stored = store.read_predictions(tmp_path / "fake")
+    assert len(stored) == 12
+    for prediction in stored.values():
+        assert prediction.seed == runner.seed_for(0, prediction.id)
+        assert prediction.image == f"images/{prediction.id}.png"
+        data = (tmp_path / "fake" / prediction.image).read_bytes()
+        assert prediction.sha256 == hashlib.sha256(data).hexdigest()
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 100])
+def test_another_batch_size_gives_the_same_run(
+    tmp_path: Path, expected: tuple[bytes, bytes, object], batch_size: int
+) -> None:
+    settings = runner.Settings(suite="toy", batch_size=batch_size)
+    runner.run(tmp_path, [FakeBenchmark(), FakeBenchmark(name="other")], FakeGenerator(), settings, ALONE)
+    assert result(tmp_path) == expected
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_processes_an_hour_apart_share_a_run(
+    tmp_path: Path, expected: tuple[bytes, bytes, object], order: tuple[int, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    benchmarks = [FakeBenchmark(), FakeBenchmark(name="other")]
+    for rank in order[:-1]:
+        assert runner.run(tmp_path, benchmarks, FakeGenerator(), SETTINGS, runner.Part(rank, 3)) is None
+        assert "samples are missing, such as fake/" in capsys.readouterr().err
+        assert not (tmp_path / "run.json").exists()
+    assert runner.run(tmp_path, benchmarks, FakeGenerator(), SETTINGS, runner.Part(order[-1], 3)) is not None
+    assert result(tmp_path) == expected
+
+
+def test_two_processes_at_once_give_the_same_run(tmp_path: Path, expected: tuple[bytes, bytes, object]) -> None:
+    logs = finish(processes(tmp_path, 2))
+    assert "predict 6 of 6 samples (rank 1 of 2)" in logs[1]
+    assert result(tmp_path) == expected
+
+
+@pytest.mark.parametrize("world", [1, 3])
+def test_kill_9_and_resume_with_any_world_size(
+    tmp_path: Path, expected: tuple[bytes, bytes, object], world: int
+) -> None:
+    shard = tmp_path / "fake" / "predictions" / "rank00000.jsonl"
+    killed = processes(tmp_path, 2, "--seconds", "0.1")
+    deadline = time.monotonic() + 60
+    while not (shard.exists() and shard.read_bytes().count(b"\n") >= 2):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    for process in killed:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    done = store.read_predictions(tmp_path / "fake")
+    assert 2 <= len(done) < 12
+    assert not (tmp_path / "run.json").exists()
+
+    logs = finish(processes(tmp_path, world))
+    left = sum(int(log.split("fake: predict ")[1].split()[0]) for log in logs)
+    assert left == 12 - len(done)
+    assert result(tmp_path) == expected
+
+
+def test_ctrl_c_loses_only_the_batch_in_flight(tmp_path: Path, expected: tuple[bytes, bytes, object]) -> None:
+    benchmarks = [FakeBenchmark(), FakeBenchmark(name="other")]
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(tmp_path, benchmarks, FakeGenerator(crash_after=5), SETTINGS, ALONE)
+    assert len(store.read_predictions(tmp_path / "fake")) == 4
+    again = FakeGenerator()
+    runner.run(tmp_path, benchmarks, again, SETTINGS, ALONE)
+    assert len(again.drawn) == 24 - 4
+    assert result(tmp_path) == expected
+
+
+def test_a_complete_run_is_not_done_again(tmp_path: Path) -> None:
+    benchmarks = [FakeBenchmark(), FakeBenchmark(name="other")]
+    runner.run(tmp_path, benchmarks, FakeGenerator(), SETTINGS, ALONE)
+    judged, again = Counter(benchmarks[0].judged), FakeGenerator()
+    record = (tmp_path / "run.json").read_bytes()
+    runner.run(tmp_path, benchmarks, again, SETTINGS, ALONE)
+    assert again.drawn == []
+    assert Counter(benchmarks[0].judged) == judged
+    assert (tmp_path / "run.json").read_bytes() == record
+
+
+def test_a_lost_shard_is_done_again(tmp_path: Path, expected: tuple[bytes, bytes, object]) -> None:
+    benchmarks = [FakeBenchmark(), FakeBenchmark(name="other")]
+    for rank in range(2):
+        runner.run(tmp_path, benchmarks, FakeGenerator(), SETTINGS, runner.Part(rank, 2))
+    (tmp_path / "fake" / "predictions" / "rank00001.jsonl").unlink()
+    with pytest.raises(BenchError, match="6 of 12 samples are missing, such as fake/00000/1"):
+        runner.rescore(tmp_path, benchmarks)
+    runner.run(tmp_path, benchmarks, FakeGenerator(), SETTINGS, ALONE)
+    assert result(tmp_path) == expected
+
+
+def test_what_a_model_could_not_do_is_missing_and_retried(
+    tmp_path: Path, expected: tuple[bytes, bytes, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    benchmarks = [FakeBenchmark(), FakeBenchmark(name="other")]
+    failing = FakeGenerator(fails={"fake/00001/0": RuntimeError("too dark")})
+    records = runner.run(tmp_path, benchmarks, failing, SETTINGS, ALONE)
+    assert records is not None
+    assert (records[0].metrics[0].n, records[0].metrics[0].missing) == (11, 1)
+    score = store.read_scores(tmp_path / "fake")[2]
+    assert (score.id, score.value, score.reason) == ("fake/00001/0", None, "RuntimeError: too dark")
+    assert "fake/00001/0" not in store.read_verdicts(tmp_path / "fake")
+    assert "1 of 12 samples could not be scored" in capsys.readouterr().err
+
+    again = FakeGenerator()
+    runner.run(tmp_path, benchmarks, again, SETTINGS, ALONE)
+    assert again.drawn == ["fake/00001/0"]
+    assert result(tmp_path) == expected
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_what_a_judge_refuses_is_missing_and_retried(
+    tmp_path: Path, expected: tuple[bytes, bytes, object], batch_size: int
+) -> None:
+    settings = runner.Settings(suite="toy", batch_size=batch_size)
+    benchmarks = [FakeBenchmark(refuse={"fake/00002/1"}), FakeBenchmark(name="other")]
+    records = runner.run(tmp_path, benchmarks, FakeGenerator(), settings, ALONE)
+    assert records is not None
+    assert (records[0].metrics[0].n, records[0].metrics[0].missing) == (11, 1)
+    assert store.read_scores(tmp_path / "fake")[5].reason == "JudgeError: cannot look at it"
+
+    benchmarks[0].refuse.clear()
+    benchmarks[0].judged.clear()
+    runner.run(tmp_path, benchmarks, FakeGenerator(), settings, ALONE)
+    assert benchmarks[0].judged == ["fake/00002/1"]
+    assert result(tmp_path) == expected
+
+
+def test_files_are_copied_verbatim_and_damaged_ones_are_missing(tmp_path: Path) -> None:
+    good, jpeg, torn = tmp_path / "good.png", tmp_path / "photo.JPG", tmp_path / "torn.png"
+    Image.new("RGB", (40, 30), (200, 0, 0)).save(good, compress_level=1)
+    Image.new("RGB", (40, 30), (200, 0, 0)).save(jpeg, "JPEG")
+    buffer = io.BytesIO()
+    Image.effect_noise((40, 30), 50).save(buffer, "PNG")
+    torn.write_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 2])
+    files = {
+        "fake/00000/0": good,
+        "fake/00000/1": jpeg,
+        "fake/00001/0": torn,
+        "fake/00001/1": tmp_path / "absent.png",
+    }
+    run = tmp_path / "run"
+    records = runner.run(run, [FakeBenchmark(groups=2)], FakeGenerator(files=files), SETTINGS, ALONE)
+
+    stored = store.read_predictions(run / "fake")
+    assert (run / "fake" / "images/fake/00000/0.png").read_bytes() == good.read_bytes()
+    assert stored["fake/00000/1"].image == "images/fake/00000/1.jpeg"
+    for sample_id in ("fake/00001/0", "fake/00001/1"):
+        error = stored[sample_id].error
+        assert error is not None
+        assert error.startswith(f"{files[sample_id]} is not a readable image: ")
+    assert records is not None
+    assert (records[0].metrics[0].n, records[0].metrics[0].missing) == (2, 2)
+
+
+def test_answers_are_stored_as_text(tmp_path: Path) -> None:
+    records = runner.run(tmp_path, [FakeBenchmark(task="answer")], FakeAnswerer(), SETTINGS, ALONE)
+    assert records is not None
+    stored = store.read_predictions(tmp_path / "fake")
+    assert all(prediction.text == str(prediction.seed % 1000 / 1000) for prediction in stored.values())
+    assert not (tmp_path / "fake" / "images").exists()
+
+
+def test_rescoring_applies_another_rule_to_what_the_judge_saw(tmp_path: Path) -> None:
+    runner.run(tmp_path, [FakeBenchmark(task="answer")], FakeAnswerer(), SETTINGS, ALONE)
+    strict = FakeBenchmark(task="answer", threshold=0.9, profile="fake-strict")
+    (record,) = runner.rescore(tmp_path, [strict])
+    assert strict.judged == []
+    values = [verdict.finding["value"] >= 0.9 for verdict in store.read_verdicts(tmp_path / "fake").values()]
+    assert record.metrics[0].value == sum(values) / 12
+    assert (record.profile, record.model) == ("fake-strict", {"name": "fake answers"})
+    assert store.read_records(tmp_path) == [record]
+
+
+def test_another_seed_or_model_may_not_enter_a_run(tmp_path: Path) -> None:
+    runner.run(tmp_path, [FakeBenchmark()], FakeGenerator(), SETTINGS, ALONE)
+    with pytest.raises(BenchError, match=r"seed is 0 there and 1 here"):
+        runner.run(tmp_path, [FakeBenchmark()], FakeGenerator(), runner.Settings(suite="toy", seed=1), ALONE)
+    with pytest.raises(BenchError, match=r'model.digest is "0" there and "1" here'):
+        runner.run(tmp_path, [FakeBenchmark()], FakeGenerator(digest="1"), SETTINGS, ALONE)
+    with pytest.raises(BenchError, match=r"benchmarks.fake.data.groups is 6 there and 7 here"):
+        runner.run(tmp_path, [FakeBenchmark(groups=7)], FakeGenerator(), SETTINGS, ALONE)
+
+
+def test_a_second_process_of_the_same_rank_is_refused(tmp_path: Path) -> None:
+    with (
+        store.Shard(store.shard_path(tmp_path / "fake", Prediction, 0)),
+        pytest.raises(BenchError, match="give each process its own RANK"),
+    ):
+        runner.run(tmp_path, [FakeBenchmark()], FakeGenerator(), SETTINGS, ALONE)
+
+
+def test_part_comes_from_the_environment() -> None:
+    assert runner.Part.from_environment({}) == runner.Part(0, 1)
+    assert runner.Part.from_environment({"RANK": "3", "WORLD_SIZE": "4"}) == runner.Part(3, 4)
+
+
+@pytest.mark.parametrize(("rank", "world"), [("2", "2"), ("-1", "2"), ("x", "2"), ("0", "0"), ("0", "")])
+def test_nonsense_in_the_environment_is_a_users_error(rank: str, world: str) -> None:
+    with pytest.raises(BenchError, match=f"RANK={rank} and WORLD_SIZE={world} do not fit"):
+        runner.Part.from_environment({"RANK": rank, "WORLD_SIZE": world})
+
+
+def samples_of(strata: str, per_group: int) -> list[Sample]:
+    """One group per letter, which names its stratum."""
+    return [
+        Sample(f"{position}/{number}", "", group=str(position), stratum=stratum)
+        for position, stratum in enumerate(strata)
+        for number in range(per_group)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("strata", "limit", "groups"),
+    [
+        ("aaabbbccc", 12, "036"),  # three groups of four, one of each stratum
+        ("aaabbbccc", 13, "0136"),  # rounded up to a whole group
+        ("aaabbbccc", 1, "0"),
+        ("abbbbbb", 16, "0123"),  # a stratum that has run out
+        ("aaaaa", 8, "01"),
+        ("aabb", 99, "0123"),
+    ],
+)
+def test_a_limit_takes_whole_groups_of_every_stratum(strata: str, limit: int, groups: str) -> None:
+    samples = samples_of(strata, per_group=4)
+    assert runner.limited(samples, limit) == [sample for sample in samples if sample.group in groups]
+
+
+def test_a_limited_run_is_not_the_whole_run(tmp_path: Path) -> None:
+    limited = runner.Settings(suite="toy", limit=5, batch_size=2)
+    records = runner.run(tmp_path, [FakeBenchmark()], FakeGenerator(), limited, ALONE)
+    assert records is not None
+    assert records[0].metrics[0].n == 6
+    assert {score.stratum for score in store.read_scores(tmp_path / "fake")} == {"a", "b", "c"}
+    with pytest.raises(BenchError, match="limit is 5 there and null here"):
+        runner.run(tmp_path, [FakeBenchmark()], FakeGenerator(), SETTINGS, ALONE)

@@ -1,0 +1,1 @@
+"""Golden tests: numbers of the official code and of the literature."""

@@ -1,0 +1,249 @@
+"""The command line: what goes to which stream, and which exit code a mistake has."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+import blip3o_bench
+from benchmarks import catalog
+from benchmarks.types import BenchError
+from tests.fakes import FakeAnswerer, FakeBenchmark, FakeGenerator
+
+ROOT = Path(__file__).parents[1]
+
+
+def call(*arguments: str | Path | int) -> Result:
+    return CliRunner().invoke(blip3o_bench.main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def generator(monkeypatch: pytest.MonkeyPatch) -> FakeGenerator:
+    """A catalog of two fake benchmarks, and the model that draws for them."""
+    model = FakeGenerator()
+    for suite in catalog.SUITES:
+        monkeypatch.setitem(catalog.BENCHMARKS, (suite, "fake"), lambda data: FakeBenchmark())
+        monkeypatch.setitem(catalog.BENCHMARKS, (suite, "questions"), lambda data: questions())
+        monkeypatch.setitem(catalog.SUITES, suite, ("fake", "questions"))
+    monkeypatch.setattr(blip3o_bench, "load_model", lambda spec: model)
+    return model
+
+
+def questions() -> FakeBenchmark:
+    return FakeBenchmark(name="questions", task="answer")
+
+
+def test_help_needs_neither_torch_nor_numpy() -> None:
+    code = (
+        "import sys, blip3o_bench\n"
+        "try: blip3o_bench.main(['run', '--help'])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "print('heavy:', sorted({'torch', 'numpy', 'PIL', 'tqdm', 'jinja2'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "--rescore" in done.stdout
+    assert done.stdout.endswith("heavy: []\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "nothing"], "unknown benchmark 'nothing' in the suite toy: choose among geneval, vqav2"),
+        (["run", "--model", "gpt"], "unknown model 'gpt': choose toy, oracle, blank, folder:DIR or the path of"),
+        (["run", "--suite", "large"], "Invalid value for '--suite': 'large' is not one of 'toy', 'paper'"),
+        (["run", "--limit", "0"], "Invalid value for '--limit': 0 is not in the range x>=1"),
+        (["run", "--rescore", "--out", "nowhere"], "cannot read nowhere/spec.json: No such file or directory"),
+        (["walk"], "No such command 'walk'"),
+        (["report", "nowhere"], "nowhere"),
+        (["data", "fetch", "nothing"], "unknown data set 'nothing'"),
+        (["data", "show", "shapes", "--out", "/dev/null/x.png"], "cannot write /dev/null/x.png: "),
+        (["generate", "a star", "--model", "oracle"], "the model oracle reads no prompts"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_exit_code_2(arguments: list[str], message: str) -> None:
+    done = call(*arguments)
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_run_prints_its_scores_and_resumes(tmp_path: Path, generator: FakeGenerator) -> None:
+    done = call("run", "fake", "--out", tmp_path)
+    assert done.exit_code == 0
+    assert "overall" in done.stdout
+    assert "fake-official" in done.stdout
+    assert done.stderr.splitlines()[:2] == [f"run in {tmp_path}", "fake: predict 12 of 12 samples"]
+    assert call("run", "fake", "--out", tmp_path).stdout == done.stdout
+    assert len(generator.drawn) == 12
+
+
+def test_json_is_the_record_and_nothing_else(tmp_path: Path, generator: FakeGenerator) -> None:
+    done = call("run", "fake", "--out", tmp_path, "--limit", 4, "--seed", 3, "--json")
+    printed = json.loads(done.stdout)
+    assert printed == json.loads((tmp_path / "run.json").read_bytes())
+    (record,) = printed["records"]
+    assert (record["seed"], record["settings"]["limit"], record["metrics"][0]["n"]) == (3, 4, 4)
+    assert json.loads(call("report", tmp_path, "--json").stdout) == printed
+
+
+def test_runs_with_other_options_have_other_folders(
+    tmp_path: Path, generator: FakeGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for options in ([], ["--limit", "4"], ["--seed", "1"], ["--model", "oracle"], ["--suite", "paper"]):
+        assert call("run", "fake", *options).exit_code == 0
+    assert len(list((tmp_path / "runs").iterdir())) == 5
+
+
+def test_a_model_runs_what_it_can(tmp_path: Path, generator: FakeGenerator) -> None:
+    done = call("run", "--model", "folder:images", "--out", tmp_path, "--json")
+    assert "cannot do it: questions" in done.stderr
+    assert [record["benchmark"] for record in json.loads(done.stdout)["records"]] == ["fake"]
+    refused = call("run", "questions", "--model", "folder:images", "--out", tmp_path / "other")
+    assert refused.exit_code == 2
+    assert refused.stderr == (
+        "error: the model folder:images cannot do questions: leave it out or choose another model\n"
+    )
+
+
+def test_only_embedded_models_default_to_the_toy_suite(tmp_path: Path, generator: FakeGenerator) -> None:
+    for model, suite in (("blank", "toy"), ("folder:images", "paper")):
+        done = call("run", "fake", "--model", model, "--out", tmp_path / suite, "--json")
+        assert json.loads(done.stdout)["records"][0]["suite"] == suite
+
+
+def test_rescore_needs_no_model(tmp_path: Path, generator: FakeGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
+    call("run", "fake", "--out", tmp_path)
+    strict = FakeBenchmark(threshold=2.0)
+    monkeypatch.setitem(catalog.BENCHMARKS, ("toy", "fake"), lambda data: strict)
+    monkeypatch.delattr(blip3o_bench, "load_model")
+    done = call("run", "--rescore", "--out", tmp_path, "--json")
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["records"][0]["metrics"][0]["value"] == 0.0
+    assert strict.judged == []
+    other = call("run", "--rescore", "--out", tmp_path, "--seed", 1)
+    assert other.exit_code == 2
+    assert "was run with seed 0, not 1" in other.stderr
+
+
+def test_one_of_two_processes_says_what_is_missing(
+    tmp_path: Path, generator: FakeGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    first = call("run", "fake", "--out", tmp_path)
+    assert (first.exit_code, first.stdout) == (0, "")
+    assert "6 of 12 samples are missing, such as fake/00000/1" in first.stderr
+    report = call("report", tmp_path)
+    assert (report.exit_code, report.stdout) == (2, "")
+    monkeypatch.setenv("RANK", "1")
+    second = call("run", "fake", "--out", tmp_path)
+    assert second.stderr.endswith(f"complete: blip3o-bench report {tmp_path}\n")
+    assert call("report", tmp_path).exit_code == 0
+
+
+def test_ctrl_c_exits_with_130(tmp_path: Path, generator: FakeGenerator) -> None:
+    generator.crash_after = 3
+    done = call("run", "fake", "--out", tmp_path, "--batch-size", 1)
+    assert done.exit_code == 130
+    assert done.stderr.endswith("interrupted; what is stored is kept, and the same command resumes\n")
+    generator.crash_after = None
+    assert call("run", "fake", "--out", tmp_path).exit_code == 0
+    assert len(generator.drawn) == 12
+
+
+def test_a_bug_is_no_users_error(tmp_path: Path, generator: FakeGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(spec: str) -> FakeAnswerer:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(blip3o_bench, "load_model", broken)
+    done = call("run", "fake", "--out", tmp_path)
+    assert (done.exit_code, type(done.exception)) == (1, ZeroDivisionError)
+
+
+@pytest.mark.parametrize(("module", "exit_code"), [("torch", 2), ("torch.gone", 1), ("benchmarks.gone", 1)])
+def test_a_package_that_is_not_installed_is_named(
+    tmp_path: Path, generator: FakeGenerator, monkeypatch: pytest.MonkeyPatch, module: str, exit_code: int
+) -> None:
+    def incomplete(spec: str) -> FakeAnswerer:
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+    monkeypatch.setattr(blip3o_bench, "load_model", incomplete)
+    done = call("run", "fake", "--out", tmp_path)
+    assert done.exit_code == exit_code
+    named = "error: the package torch is not installed: run pip install 'blip3o-bench[all]'\n"
+    assert (done.stderr == named) == (exit_code == 2)
+
+
+def test_report_writes_a_page(tmp_path: Path, generator: FakeGenerator) -> None:
+    call("run", "fake", "--out", tmp_path)
+    done = call("report", tmp_path, "--html")
+    assert done.exit_code == 0
+    assert "prompt 0" in (tmp_path / "report.html").read_text()
+
+
+def test_a_report_without_the_data_has_no_prompts(
+    tmp_path: Path, generator: FakeGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call("run", "fake", "--out", tmp_path)
+
+    def absent(data: catalog.Data) -> FakeBenchmark:
+        raise BenchError("not fetched")
+
+    monkeypatch.setitem(catalog.BENCHMARKS, ("toy", "fake"), absent)
+    done = call("report", tmp_path, "--html")
+    assert done.exit_code == 0
+    assert "examples of fake come without their prompts: not fetched" in done.stderr
+
+
+def test_processes_of_torchrun_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.environment.usable_cores", lambda: 16)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    blip3o_bench._share_cores()
+    assert os.environ["OMP_NUM_THREADS"] == "7"
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    blip3o_bench._share_cores()
+    assert os.environ["OMP_NUM_THREADS"] == "5"
+
+
+def test_generate_draws_one_image_per_prompt(tmp_path: Path, generator: FakeGenerator) -> None:
+    done = call("generate", "a star", "a ring", "--out", tmp_path, "--seed", 1)
+    assert done.stdout.split() == [str(tmp_path / "00000.png"), str(tmp_path / "00001.png")]
+    first = (tmp_path / "00000.png").read_bytes()
+    assert first != (tmp_path / "00001.png").read_bytes()
+    call("generate", "a star", "--out", tmp_path, "--seed", 1)
+    assert (tmp_path / "00000.png").read_bytes() == first
+
+
+def test_the_contact_sheet_shows_every_tag(tmp_path: Path) -> None:
+    done = call("data", "show", "shapes", "--out", tmp_path / "sheet.png", "--columns", 2)
+    assert (done.exit_code, done.stdout) == (0, f"{tmp_path / 'sheet.png'}\n")
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        tile, gap, heading, label = 160, 16, 26, 44
+        assert sheet.width == 2 * (tile + gap) + gap
+        for row in range(6):
+            top = row * (heading + tile + label)
+            shapes = sheet.crop((gap, top + heading, gap + tile, top + heading + tile)).getcolors(tile * tile)
+            prompt = sheet.crop((gap, top + heading + tile, gap + tile, top + heading + tile + 24)).convert("L")
+            assert shapes is not None
+            assert len(shapes) > 5
+            assert sum(prompt.histogram()[:60]) > 20  # dark pixels of letters
+
+
+def test_data_list_says_what_is_not_fetched(tmp_path: Path) -> None:
+    done = call("data", "list", "--data-dir", tmp_path)
+    assert done.exit_code == 0
+    assert any("geneval" in line and "not fetched" in line for line in done.stdout.splitlines())
+    absent = call("data", "verify", "geneval", "--data-dir", tmp_path)
+    assert absent.exit_code == 2
+    assert "blip3o-bench data fetch geneval" in absent.stderr
