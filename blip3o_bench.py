@@ -106,12 +106,24 @@ def run(
     model = load_model(model_spec)
     benchmarks = [catalog.BENCHMARKS[suite, name](data) for name in chosen]
     benchmarks = _within_reach(benchmarks, model, model_spec, asked_for=bool(names))
+    for benchmark in benchmarks:
+        _tell_absent(model, benchmark)
     click.echo(f"run in {out}", err=True)
     records = runner.run(out, benchmarks, model, runner.Settings(suite, seed or 0, limit, batch_size), part)
     if records is not None and part.world == 1:
         _print_records(records, as_json)
     elif records is not None:  # two processes may end the run at once; the result must not be printed twice
         click.echo(f"complete: blip3o-bench report {out}", err=True)
+
+
+def _tell_absent(model: Model, benchmark: Benchmark) -> None:
+    """Say at the start which prompts a folder of images lacks; their samples will be counted as missing."""
+    from benchmarks.geneval import FolderImages
+
+    if isinstance(model, FolderImages):
+        absent = model.prompts_without_folder(benchmark.samples())
+        if absent:
+            click.echo(f"{len(absent)} prompts have no folder in {model.root}, such as {absent[0]}", err=True)
 
 
 def _default_suite(model_spec: str) -> catalog.Suite:

@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -214,8 +215,9 @@ class GenEval:
         data: Mapping[str, Json],
         images_per_prompt: int = 4,
         options: GenEvalOptions = GenEvalOptions(),
+        held_out: Mapping[str, float] | None = None,
     ) -> None:
-        """``data`` describes where the prompts are from; it goes into the run's record."""
+        """``data`` describes where the prompts are from, ``held_out`` the judges' own accuracy; both are recorded."""
         self.name = "geneval"
         self.version = "af4902f"
         self.profile = "geneval-official"
@@ -226,17 +228,25 @@ class GenEval:
         self.data = data
         self.images_per_prompt = images_per_prompt
         self.options = options
+        self.held_out = held_out
 
     @classmethod
     def toy(cls, prompts_per_tag: int = 34, images_per_prompt: int = 4) -> Self:
         """The shapes world's prompts and judges."""
         from benchmarks.shapes.geneval import prompts
-        from benchmarks.shapes.judges import color_spec, detector_spec
+        from benchmarks.shapes.judges import color_spec, detector_spec, held_out_accuracy
 
         metadata = prompts(prompts_per_tag)
         text = "\n".join(json.dumps(entry) for entry in metadata)
         data = {"prompts": "shapes", "sha256": hashlib.sha256(text.encode()).hexdigest()}
-        return cls(metadata, Detector(detector_spec()), ColorClassifier(color_spec()), data, images_per_prompt)
+        return cls(
+            metadata,
+            Detector(detector_spec()),
+            ColorClassifier(color_spec()),
+            data,
+            images_per_prompt,
+            held_out=held_out_accuracy(),
+        )
 
     @classmethod
     def paper(
@@ -258,8 +268,11 @@ class GenEval:
     def describe(self) -> Mapping[str, Json]:
         return {
             "data": dict(self.data),
-            "detector": self.detector.describe(),
-            "color_classifier": self.colors.describe(),
+            "judge": {
+                "detector": self.detector.describe(),
+                "color_classifier": self.colors.describe(),
+                **({"held_out": dict(self.held_out)} if self.held_out else {}),
+            },
             "options": asdict(self.options),
             "prompts": len(self.metadata),
             "images_per_prompt": self.images_per_prompt,
@@ -488,7 +501,18 @@ class FolderImages:
             raise BenchError(f"{root} holds no folder named by digits: GenEval's layout is NNNNN/samples/NNNNN.png")
 
     def describe(self) -> Mapping[str, Json]:
-        return {"name": "folder", "path": str(self.root), "prompt_folders": len(self._folders)}
+        return {"name": "folder", "path": str(self.root), "prompt_folders": len(self._folders), "sha256": self._digest}
+
+    @cached_property
+    def _digest(self) -> str:
+        """sha256 over names and bytes of all files that are read, so that a run is of these images and no others."""
+        total = hashlib.sha256()
+        for folder in self._folders.values():
+            for path in [folder / "metadata.jsonl", *_sample_files(folder / "samples")]:
+                if path.is_file():
+                    total.update(f"{path.relative_to(self.root)}\0".encode())
+                    total.update(hashlib.sha256(path.read_bytes()).digest())
+        return total.hexdigest()
 
     def prompts_without_folder(self, samples: Sequence[Sample]) -> list[str]:
         """Groups of ``samples`` that nobody drew, in order."""

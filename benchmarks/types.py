@@ -158,7 +158,5 @@ class Benchmark(Protocol):
         """Look at predictions without error (files lie under ``folder``). Expensive; JudgeError per sample goes
         into the verdict's ``error``."""
 
-    def summarize(
-        self, samples: Sequence[Sample], verdicts: Mapping[str, Verdict]
-    ) -> tuple[list[Score], list[Metric]]:
+    def summarize(self, samples: Sequence[Sample], verdicts: Mapping[str, Verdict]) -> tuple[list[Score], list[Metric]]:
         """The pure rule: one score per sample in sample order (value None without a verdict), then the metrics."""

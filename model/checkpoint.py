@@ -15,6 +15,8 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from model.blip3o import Blip3o, Blip3oConfig
 from model.decoder import Decoder
@@ -111,8 +114,29 @@ def load_backbone(folder: Path) -> tuple[Qwen2_5_VLForConditionalGeneration, Qwe
     path = folder / "backbone"
     if not (path / "config.json").is_file():
         raise CheckpointError(f"{path / 'config.json'} is missing")
-    backbone = Qwen2_5_VLForConditionalGeneration.from_pretrained(path, dtype=torch.float32, local_files_only=True)
+    with _without_progress_bar():
+        backbone = Qwen2_5_VLForConditionalGeneration.from_pretrained(path, dtype=torch.float32, local_files_only=True)
     return backbone, Qwen2_5_VLProcessor.from_pretrained(path, local_files_only=True)
+
+
+def save_backbone(backbone: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, folder: Path) -> None:
+    """Write the backbone in half precision; it is float32 again afterwards, rounded."""
+    with _without_progress_bar():
+        backbone.half().save_pretrained(folder / "backbone")
+    backbone.float()
+    processor.save_pretrained(folder / "backbone")
+
+
+@contextmanager
+def _without_progress_bar() -> Iterator[None]:
+    """transformers shows one for every file; a file of a few seconds needs none."""
+    shown = is_progress_bar_enabled()
+    disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bar()
 
 
 def load_blip3o(folder: Path) -> tuple[Blip3o, Qwen2_5_VLProcessor]:

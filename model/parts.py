@@ -14,7 +14,12 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor, Qwen2VLImageProcessor
+from transformers import (
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+    Qwen2VLImageProcessor,
+)
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
 from model import checkpoint, flow
@@ -46,24 +51,30 @@ class Vae:
     def __init__(self, folder: Path, model: Mapping[str, Any], sources: Sequence[Source]) -> None:
         self.trained = AutoencoderKL(**model)
         self.size = int(model["sample_size"])
+        self.spread = 1.0
 
     def loss(self, examples: Sequence[Example], generator: torch.Generator) -> dict[str, Tensor]:
         images = pixels([example.image for example in examples], self.size) * 2 - 1
         posterior = self.trained.encode(images).latent_dist
+        self.spread = posterior.mean.std().item()
         noise = torch.randn(posterior.mean.shape, generator=generator)
         decoded = self.trained.decode(posterior.mean + posterior.std * noise).sample
         return {"pixels": F.mse_loss(decoded, images), "kl": 1e-4 * posterior.kl().mean() / noise[0].numel()}
 
     def save(self, folder: Path) -> None:
+        # The decoder's noise schedule takes latents of unit spread.
+        self.trained.register_to_config(scaling_factor=round(1 / self.spread, 4))
         self.trained.half().save_pretrained(folder / "decoder" / "vae")
         self.trained.float()
 
 
 class EvaClipPart:
-    """The target encoder, with a throw-away head that draws the image from its pooled features.
+    """The target encoder, with two throw-away heads on its pooled, noisy features: one draws the image, one tells
+    each token's place.
 
     Upstream's encoder is trained on image-text pairs. Here the features must above all keep what the decoder
-    needs and be easy to generate: unit scale per channel, and robust to the noise that is added to them.
+    needs and be easy to generate: of unit scale per channel and robust to noise. They must say where they belong,
+    because the decoder's cross-attention takes them as a set.
     """
 
     NOISE = 0.3
@@ -80,15 +91,19 @@ class EvaClipPart:
             inside, outside = widths[min(i, 3)], 3 if last else widths[min(i + 1, 3)]
             layers += [nn.ConvTranspose2d(inside, outside, 4, 2, 1), nn.Identity() if last else nn.GELU()]
         self.head = nn.Sequential(*layers)
-        self.trained = nn.ModuleDict({"encoder": self.encoder, "head": self.head})
+        self.place = nn.Linear(self.config.width, grid**2)
+        self.trained = nn.ModuleDict({"encoder": self.encoder, "head": self.head, "place": self.place})
 
     def loss(self, examples: Sequence[Example], generator: torch.Generator) -> dict[str, Tensor]:
         images = pixels([example.image for example in examples], self.config.image_size)
         features = self.encoder.features(normalize(images))  # [B, C, grid, grid]
         noisy = features + self.NOISE * torch.randn(features.shape, generator=generator)
         mean, variance = features.mean((0, 2, 3)), features.var((0, 2, 3))
+        places = self.place(noisy.flatten(2).transpose(1, 2))  # [B, N, N]
+        place = torch.arange(places.shape[1]).expand(len(images), -1)
         return {
             "pixels": F.mse_loss(self.head(noisy), images * 2 - 1),
+            "place": 0.05 * F.cross_entropy(places.flatten(0, 1), place.flatten()),
             "scale": 0.1 * (mean.square() + (variance - 1).square()).mean(),
         }
 
@@ -108,6 +123,10 @@ class DecoderPart:
         self.trained = UNet2DConditionModel(**model)
         self.decoder = Decoder(self.trained, vae)
         self.scheduler = DDPMScheduler(**SCHEDULER)
+        # What is drawn is settled where noise prevails, and there a wrong image costs little in terms of noise:
+        # below a signal-to-noise ratio of 1 the error is weighted as that of the image, up to tenfold.
+        alphas = self.scheduler.alphas_cumprod
+        self.weight = ((1 - alphas) / alphas).clamp(1, 10)
 
     def loss(self, examples: Sequence[Example], generator: torch.Generator) -> dict[str, Tensor]:
         images = pixels([example.image for example in examples], self.decoder.image_size)
@@ -118,7 +137,8 @@ class DecoderPart:
         noise = torch.randn(latents.shape, generator=generator)
         timestep = torch.randint(self.scheduler.config.num_train_timesteps, (len(images),), generator=generator)
         noisy = self.scheduler.add_noise(latents, noise, timestep)
-        return {"noise": F.mse_loss(self.decoder.predict(noisy, timestep, features), noise)}
+        error = (self.decoder.predict(noisy, timestep, features) - noise).square().mean((1, 2, 3))
+        return {"noise": (error * self.weight[timestep]).mean()}
 
     def save(self, folder: Path) -> None:
         self.trained.half().save_pretrained(folder / "decoder" / "unet")
@@ -205,13 +225,7 @@ class Backbone:
         return {"answer": answer_loss(self.trained, self.processor, [e for e in examples if e.turns])}
 
     def save(self, folder: Path) -> None:
-        save_backbone(self.trained, self.processor, folder)
-
-
-def save_backbone(backbone: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, folder: Path) -> None:
-    backbone.half().save_pretrained(folder / "backbone")
-    backbone.float()
-    processor.save_pretrained(folder / "backbone")
+        checkpoint.save_backbone(self.trained, self.processor, folder)
 
 
 class Generator:
@@ -261,4 +275,4 @@ class Generator:
         checkpoint.write_config(folder, self.model.config, self.sampling)
         checkpoint.save_tensors(Generation(self.model), folder / "generator.safetensors")
         if self.joint:
-            save_backbone(self.model.backbone, self.processor, folder)
+            checkpoint.save_backbone(self.model.backbone, self.processor, folder)

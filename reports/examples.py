@@ -108,12 +108,12 @@ def example(
 
 
 def boxes(finding: Json) -> tuple[Box, ...]:
-    """The boxes of any finding of the form ``{"objects": {class: [[x1, y1, x2, y2, score], ...]}}``."""
-    if not isinstance(finding, dict) or "objects" not in finding:
+    """The boxes of any finding of the form ``{"boxes": {class: [[x1, y1, x2, y2, score], ...]}}``."""
+    if not isinstance(finding, dict) or "boxes" not in finding:
         return ()
     return tuple(
         Box(left, top, right - left, bottom - top, f"{name} {score:.2f}", kind)
-        for kind, (name, found) in enumerate(finding["objects"].items())
+        for kind, (name, found) in enumerate(finding["boxes"].items())
         for left, top, right, bottom, score in found
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from benchmarks.judges.color import ColorSpec
@@ -24,3 +25,13 @@ def color_spec(weights: Path = WEIGHTS, device: str = "cpu") -> ColorSpec:
     return ColorSpec(
         "open_clip_shapes", weights / COLOR_WEIGHTS, model_config=_HERE / "open_clip_shapes.json", device=device
     )
+
+
+def held_out_accuracy(weights: Path = WEIGHTS) -> dict[str, float]:
+    """The card's accuracies on renders that the judges were not trained on: share of scenes or colors all right."""
+    card = json.loads((weights / CARD).read_text())
+    return {
+        "detector": card["clean_exact_scene_above_0.3"],
+        "counting": card["clean_exact_scene_above_0.9"],
+        "color": card["clean_color_accuracy"],
+    }

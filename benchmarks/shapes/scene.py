@@ -10,7 +10,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Literal, get_args
 
 import numpy as np
@@ -87,7 +87,7 @@ def random_scene(rng: random.Random, count: int | None = None) -> Scene:
     return place(items, rng.sample(CELLS, count), rng)
 
 
-@lru_cache(maxsize=None)
+@cache
 def mask(shape: Shape, size: int) -> np.ndarray:
     """Coverage of each pixel by the shape, float32 in [0, 1], [size, size]."""
     side = size * _OVERSAMPLE

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.judges.color import COLORS, ColorClassifier, class_weights, create, object_crop
-from benchmarks.judges.detector import Detections, Detector, bgr, build
+from benchmarks.judges.detector import Detections, Detector, bgr, build, load_weights, read_state_dict
 from benchmarks.shapes.judges import CARD, COLOR_WEIGHTS, DETECTOR_WEIGHTS, color_spec, detector_spec
 from benchmarks.shapes.scene import BACKGROUND, CANVAS, RGB, SHAPES, SIZES, Color, Scene, Shape, mask, random_scene
 from benchmarks.shapes.scene import render as render_scene
@@ -159,26 +159,46 @@ def spoiled(scene: Scene, rng: np.random.Generator) -> Drawing:
     return Drawing(np.clip(np.rint(canvas), 0, 255).astype(np.uint8), tuple(objects))
 
 
+def nothing(rng: np.random.Generator) -> Drawing:
+    """A canvas of any color with stains, or plain noise: what a generator draws that has not learnt yet."""
+    canvas: Pixels = np.empty((CANVAS, CANVAS, 3), dtype=np.float32)
+    canvas[:] = rng.uniform(0, 255, 3) if rng.random() < 0.7 else rng.choice([0.0, 153.0, 255.0])
+    if rng.random() < 0.5:
+        stain(canvas, rng)
+    if rng.random() < 0.3:
+        canvas += cloud(rng, int(rng.choice([3, 8, 16])), rng.uniform(20, 120), 3)
+    if rng.random() < 0.4:
+        canvas += rng.normal(0, rng.uniform(1, 80), canvas.shape).astype(np.float32)
+    return Drawing(np.clip(np.rint(canvas), 0, 255).astype(np.uint8), ())
+
+
 def scene_of(split: Split, index: int) -> Scene:
-    rng = random.Random(f"judges/{split}/{index}")
-    return Scene(()) if split == "train" and rng.random() < 0.06 else random_scene(rng)
+    return random_scene(random.Random(f"judges/{split}/{index}"))
 
 
 def training_drawing(index: int) -> Drawing:
-    """A quarter of the drawings are clean, so that the judges are sharp on renders too."""
+    """A quarter of the drawings are clean, so that the judges are sharp on renders too; a tenth show nothing."""
     rng = np.random.default_rng([1, index])
     scene = scene_of("train", index)
-    return clean(scene) if rng.random() < 0.25 else spoiled(scene, rng)
+    kind = rng.random()
+    if kind < 0.25:
+        return clean(scene)
+    return spoiled(scene, rng) if kind < 0.9 else nothing(rng)
 
 
 # Detector ---------------------------------------------------------------------------------------------------------
 
 
 class ConfidentClassLoss(torch.nn.Module):
-    """Focal cross-entropy to 1 for every assigned prior, where RTMDet's own loss aims at the box's IoU.
+    """Cross-entropy to 1 for every assigned prior, where RTMDet's own loss aims at the box's IoU.
 
     GenEval counts objects above a score of 0.9: the score has to mean "this is one", not "its box is tight".
+    ``focus`` is the exponent of focal loss, which finds the few objects sooner but keeps scores from 1.
     """
+
+    def __init__(self, focus: float) -> None:
+        super().__init__()
+        self.focus = focus
 
     def forward(
         self, logits: torch.Tensor, target: tuple[torch.Tensor, torch.Tensor], weight: torch.Tensor, avg_factor: float
@@ -187,8 +207,7 @@ class ConfidentClassLoss(torch.nn.Module):
         classes = logits.shape[1]
         wanted = torch.nn.functional.one_hot(target[0], classes + 1)[:, :classes].to(logits)
         loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
-        loss = loss * (wanted - logits.detach().sigmoid()).abs()
-        return loss.sum() / avg_factor
+        return (loss * (wanted - logits.detach().sigmoid()).abs() ** self.focus).sum() / avg_factor
 
 
 def detector_batch(drawings: Sequence[Drawing]) -> dict[str, Any]:
@@ -213,7 +232,11 @@ def detector_batch(drawings: Sequence[Drawing]) -> dict[str, Any]:
     return {"inputs": inputs, "data_samples": samples}
 
 
-def train_detector(steps: int, batch: int) -> Any:
+def train_detector(steps: int, sure_steps: int, batch: int, start: Path | None) -> Any:
+    """``steps`` with focal loss, then ``sure_steps`` with plain cross-entropy, which brings scores near 0 and 1.
+
+    With ``start``, weights that exist, only the latter are run.
+    """
     from mmengine.logging import MMLogger
 
     torch.manual_seed(0)
@@ -221,7 +244,6 @@ def train_detector(steps: int, batch: int) -> Any:
     MMLogger.get_current_instance().setLevel("WARNING")  # it reports every tensor that it initialises
     model.init_weights()
     model.train().to(memory_format=torch.channels_last)
-    model.bbox_head.loss_cls = ConfidentClassLoss()
 
     def loss_of(indices: Iterable[int]) -> torch.Tensor:
         data = model.data_preprocessor(detector_batch([training_drawing(i) for i in indices]), True)
@@ -229,7 +251,13 @@ def train_detector(steps: int, batch: int) -> Any:
         terms = model(**data, mode="loss").values()
         return torch.stack([torch.stack(list(t)).sum() if isinstance(t, list) else t for t in terms]).sum()
 
-    descend(model, loss_of, steps, batch, 3e-3, "detector")
+    if start is not None:
+        load_weights(model, read_state_dict(start), start)
+    else:
+        model.bbox_head.loss_cls = ConfidentClassLoss(focus=1.0)
+        descend(model, loss_of, range(steps), batch, 3e-3, "detector")
+    model.bbox_head.loss_cls = ConfidentClassLoss(focus=0.0)
+    descend(model, loss_of, range(steps, steps + sure_steps), batch, 1e-3, "detector, sure")
     return model.eval()
 
 
@@ -263,7 +291,7 @@ def train_color(steps: int, batch: int) -> Any:
         logits = 100.0 * torch.einsum("nd,ndc->nc", features, of_class)
         return torch.nn.functional.cross_entropy(logits, torch.tensor([COLORS.index(o.color) for _, o in crops]))
 
-    descend(model, loss_of, steps, batch, 1e-3, "color")
+    descend(model, loss_of, range(steps), batch, 1e-3, "color")
     return model.eval()
 
 
@@ -273,23 +301,23 @@ def train_color(steps: int, batch: int) -> Any:
 def descend(
     model: torch.nn.Module,
     loss_of: Callable[[Iterable[int]], torch.Tensor],
-    steps: int,
+    steps: range,
     batch: int,
     rate: float,
     name: str,
 ) -> None:
     """AdamW under a one-cycle rate; step i sees the drawings i * batch to (i + 1) * batch - 1."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=len(steps), pct_start=0.1)
     start = time.perf_counter()
-    for step in range(steps):
+    for step in steps:
         loss = loss_of(range(step * batch, (step + 1) * batch))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
         optimizer.step()
         schedule.step()
-        if step % 20 == 0 or step == steps - 1:
+        if step % 20 == 0 or step == steps[-1]:
             print(f"{name} step {step} loss {loss.item():.4f} {time.perf_counter() - start:.0f} s", file=sys.stderr)
 
 
@@ -338,7 +366,7 @@ def card(out: Path, scenes: int) -> dict[str, Any]:
     kinds: dict[str, list[Drawing]] = {
         "clean": [clean(scene_of("held-out", i)) for i in range(scenes)],
         "spoiled": [spoiled(scene_of("held-out", i), rng) for i in range(scenes)],
-        "empty": [spoiled(Scene(()), rng) for _ in range(scenes // 5)],
+        "empty": [nothing(rng) for _ in range(scenes)],
     }
     for kind, drawings in kinds.items():
         start = time.perf_counter()
@@ -357,15 +385,19 @@ def card(out: Path, scenes: int) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Train the toy judges on drawings of the shapes world.")
     parser.add_argument("--out", type=Path, required=True, help="folder for the weights and their card")
-    parser.add_argument("--detector-steps", type=int, default=700, help="batches of 32; 0 keeps the weights there")
-    parser.add_argument("--color-steps", type=int, default=300, help="batches of 32; 0 keeps the weights there")
+    parser.add_argument("--detector-steps", type=int, default=600, help="batches of 32 with focal loss")
+    parser.add_argument("--sure-steps", type=int, default=160, help="batches of 32 with cross-entropy, after those")
+    parser.add_argument("--color-steps", type=int, default=300, help="batches of 32")
+    parser.add_argument("--only", choices=("detector", "sure", "color", "card"), help="take the rest from --out")
     parser.add_argument("--held-out", type=int, default=500, help="scenes for the card")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
-    if options.color_steps:
+    detector = options.out / DETECTOR_WEIGHTS
+    if options.only in (None, "color"):
         save(train_color(options.color_steps, 32), options.out / COLOR_WEIGHTS)
-    if options.detector_steps:
-        save(train_detector(options.detector_steps, 32), options.out / DETECTOR_WEIGHTS)
+    if options.only in (None, "detector", "sure"):
+        start = detector if options.only == "sure" else None
+        save(train_detector(options.detector_steps, options.sure_steps, 32, start), detector)
     figures = card(options.out, options.held_out)
     text = json.dumps(figures, indent=2)
     (options.out / CARD).write_text(text + "\n")

@@ -202,6 +202,7 @@ def evaluated_by_lmms_eval(benchmark: Vqav2, answerer: ScriptedAnswerer, monkeyp
     with warnings.catch_warnings():
         from lmms_eval.evaluator import simple_evaluate
         from lmms_eval.models import MODEL_REGISTRY_V2
+        from lmms_eval.tasks import TaskManager
 
         from model.lmms_plugin import manifests
 
@@ -214,6 +215,22 @@ def evaluated_by_lmms_eval(benchmark: Vqav2, answerer: ScriptedAnswerer, monkeyp
             model="blip3o",
             model_args="checkpoint=scripted",
             tasks=[benchmark.harness.task],
+            task_manager=TaskManager(include_defaults=False),  # or it reads all 1,980 tasks first
             log_samples=True,
             process_docs_parallel=1,
         )
+
+
+def test_the_plugin_reads_generation_kwargs_of_other_tasks() -> None:
+    with warnings.catch_warnings():  # importing lmms-eval silences all warnings
+        from model.lmms_plugin import Decoding as PluginDecoding
+        from model.lmms_plugin import decoding
+
+    mme = {"max_new_tokens": 16, "temperature": 0, "top_p": 1.0, "num_beams": 1, "do_sample": False, "until": ["\n\n"]}
+    assert decoding(mme) == PluginDecoding(16, ("\n\n",), 0.0)
+    assert decoding({"until": "ASSISTANT:", "image_aspect_ratio": "original"}) == PluginDecoding(
+        128, ("ASSISTANT:",), 0.0
+    )
+    for refused in ({"num_beams": 5}, {"temperature": 0.2, "top_p": 0.9}, {"repetition_penalty": 1.2}):
+        with pytest.raises(ValueError, match="not supported by blip3o"):
+            decoding(refused)

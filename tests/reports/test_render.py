@@ -72,7 +72,7 @@ def run(tmp_path: Path) -> Path:
             continue
         image = write_image(folder, name, png("navy"), ".png")
         predictions.append(Prediction(name, seed=index, seconds=0.1, image=image))
-        verdicts.append(Verdict(name, {"objects": {"ring": [[4.0, 8.0, 24.0, 40.0, 0.987]], HOSTILE: []}}))
+        verdicts.append(Verdict(name, {"boxes": {"ring": [[4.0, 8.0, 24.0, 40.0, 0.987]], HOSTILE: []}}))
         right = index % 2 == 0
         scores.append(Score(name, name[:-2], stratum, float(right), "" if right else f"expected 2 {HOSTILE}, found 1"))
     with Shard(shard_path(folder, Prediction, 0)) as shard:
@@ -231,7 +231,7 @@ def test_choice_is_seeded_and_spreads_over_groups() -> None:
     assert any(choose(scores, seed=other)["one"] != chosen for other in range(2, 6))
 
 
-@pytest.mark.parametrize("finding", [None, "yes", {"text": "yes"}, {"objects": {}}])
+@pytest.mark.parametrize("finding", [None, "yes", {"text": "yes"}, {"boxes": {}}])
 def test_findings_without_boxes(finding: Json) -> None:
     assert boxes(finding) == ()
 

@@ -1,0 +1,129 @@
+"""The model at work: invariances of drawing and answering, and readable errors for broken checkpoints."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from model.checkpoint import CheckpointError
+from model.generate import GROUP, Unified, load, load_answerer
+
+
+@dataclass(frozen=True)
+class Decoding:
+    max_new_tokens: int = 6
+    stop: tuple[str, ...] = ()
+    temperature: float = 0.0
+
+
+@dataclass(frozen=True)
+class Request:
+    prompt: str
+    images: tuple[Callable[[], Image.Image], ...] = ()
+    decoding: Decoding = field(default_factory=Decoding)
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint: Path) -> Unified:
+    return load(checkpoint)
+
+
+def noise_image(seed: int) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+PROMPTS = [Request(text) for text in ("a photo of a star", "a red ring", "a photo of a star", "two crosses and a ring")]
+
+
+def test_an_image_depends_on_its_prompt_and_seed_alone(model: Unified) -> None:
+    together = model.generate(PROMPTS, [1, 2, 3, 4])
+    alone = [model.generate([request], [seed])[0] for request, seed in zip(PROMPTS, [1, 2, 3, 4], strict=True)]
+    assert [image.tobytes() for image in together] == [image.tobytes() for image in alone]
+    backwards = model.generate(PROMPTS[::-1], [4, 3, 2, 1])[::-1]
+    assert [image.tobytes() for image in together] == [image.tobytes() for image in backwards]
+    assert together[0].tobytes() != together[2].tobytes()  # the same prompt, another seed
+    assert together[0].size == (64, 64)
+
+
+def test_more_images_than_a_group(model: Unified) -> None:
+    count = GROUP + 1
+    images = model.generate([PROMPTS[0]] * count, list(range(count)))
+    assert images[GROUP].tobytes() == model.generate([PROMPTS[0]], [GROUP])[0].tobytes()
+
+
+def test_query_states_do_not_depend_on_company(model: Unified) -> None:
+    tokenizer = model.processor.tokenizer
+    ids = [tokenizer(text, return_tensors="pt").input_ids[0] for text in ("a star", "a star and two rings", "a star")]
+    with torch.inference_mode():
+        together = model.model.query_states(ids)
+        alone = torch.cat([model.model.query_states([row]) for row in ids])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(together[0], together[1], atol=1e-3)
+
+
+def test_the_text_never_sees_the_queries(model: Unified) -> None:
+    """Causality, which lets the prompt be computed once: other queries leave the first query's state as it is."""
+    ids = model.processor.tokenizer("a star", return_tensors="pt").input_ids[0]
+    with torch.inference_mode():
+        before = model.model.query_states([ids])
+        saved = model.model.latent_queries.clone()
+        model.model.latent_queries[0, -1] += 1
+        after = model.model.query_states([ids])
+        model.model.latent_queries.copy_(saved)
+    torch.testing.assert_close(before[:, :-1], after[:, :-1])
+    assert not torch.allclose(before[:, -1], after[:, -1])
+
+
+def test_answers_depend_on_the_question_alone(model: Unified) -> None:
+    asked = [Request(f"What is this {i}?", (lambda i=i: noise_image(i),)) for i in range(3)]
+    assert model.answer(asked, [0, 1, 2]) == [model.answer([one], [9])[0] for one in asked]
+
+
+def test_the_image_reaches_the_backbone(model: Unified) -> None:
+    tokens = {}
+    for name, image in (("noise", noise_image(0)), ("black", Image.new("RGB", (64, 64)))):
+        batch = model.processor(
+            text=["<|vision_start|><|image_pad|><|vision_end|>?"], images=[[image]], return_tensors="pt"
+        )
+        with torch.inference_mode():
+            tokens[name] = model.model.backbone(**batch).logits[0, -1]
+    assert not torch.allclose(tokens["noise"], tokens["black"])
+
+
+def test_a_reply_ends_at_its_stop_string(model: Unified) -> None:
+    question = Request("?", (lambda: noise_image(0),), Decoding(max_new_tokens=8))
+    whole = model.answer([question], [0])[0]
+    assert whole
+    middle = whole[len(whole) // 2]
+    cut = model.answer([Request("?", question.images, Decoding(max_new_tokens=8, stop=(middle,)))], [0])[0]
+    assert cut == whole.split(middle)[0]
+
+
+def test_understanding_loads_without_the_decoder(checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copytree(checkpoint, tmp_path / "half")
+    shutil.rmtree(tmp_path / "half" / "decoder")
+    shutil.rmtree(tmp_path / "half" / "eva_clip")
+    assert load_answerer(tmp_path / "half").answer([Request("?", (lambda: noise_image(0),))], [0])
+    with pytest.raises(CheckpointError, match="decoder"):
+        load(tmp_path / "half")
+
+
+def test_a_tensor_that_does_not_fit_is_named(checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copytree(checkpoint, tmp_path / "copy")
+    config = tmp_path / "copy" / "config.json"
+    content = json.loads(config.read_text())
+    config.write_text(json.dumps({**content, "n_query": 5}))
+    with pytest.raises(CheckpointError, match=r"latent_queries is \(1, 4, 32\) instead of \(1, 5, 32\)"):
+        load(tmp_path / "copy")
+
+
+def test_a_folder_without_a_checkpoint_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="holds no BLIP3-o checkpoint"):
+        load(tmp_path)
