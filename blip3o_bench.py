@@ -239,6 +239,27 @@ def report(folder: Path, as_html: bool, as_json: bool, data_dir: Path | None) ->
         click.echo(f"written: {page}", err=True)
 
 
+@main.command()
+@click.argument("folder", metavar="RUN", type=FOLDER)
+@click.option("--out", type=FOLDER, required=True, help="Gets one folder per benchmark.")
+@click.option("--data-dir", type=FOLDER, help="Folder of fetched data sets.")
+def export(folder: Path, out: Path, data_dir: Path | None) -> None:
+    """Write a complete run in the layouts that the benchmarks' own scripts read."""
+    from benchmarks import store
+    from benchmarks.runner import limited
+
+    for record in store.read_records(folder):
+        suite = cast(catalog.Suite, record.suite)
+        benchmark = catalog.BENCHMARKS[suite, record.benchmark](catalog.Data(data_dir))
+        own = folder / benchmark.name
+        samples = limited(benchmark.samples(), record.settings["limit"])
+        try:
+            benchmark.export(samples, store.read_predictions(own), store.read_verdicts(own), own, out / benchmark.name)
+        except OSError as error:
+            raise BenchError(f"cannot write {out / benchmark.name}: {error.strerror}") from error
+        click.echo(out / benchmark.name)
+
+
 def _asked(records: Sequence[RunRecord], data: catalog.Data) -> dict[str, Sequence[Sample]]:
     """The samples of the records' benchmarks, where their data is at hand."""
     samples: dict[str, Sequence[Sample]] = {}

@@ -339,6 +339,24 @@ class GenEval:
             )
         return decide(sample.meta, detections_of(verdict.finding), self.options)
 
+    def export(
+        self,
+        samples: Sequence[Sample],
+        predictions: Mapping[str, Prediction],
+        verdicts: Mapping[str, Verdict],
+        folder: Path,
+        out: Path,
+    ) -> None:
+        """``images/`` in the layout that evaluate_images.py reads, and its ``results.jsonl``."""
+        drawn = {s.id: folder / image for s in samples if s.id in predictions and (image := predictions[s.id].image)}
+        write_layout(out / "images", [sample for sample in samples if sample.id in drawn], list(drawn.values()))
+        rows = [
+            result(str(layout_path(sample.id)), sample.meta, self.outcome(sample, verdicts[sample.id]))
+            for sample in samples
+            if sample.id in verdicts and verdicts[sample.id].error is None
+        ]
+        (out / "results.jsonl").write_text(results_jsonl(rows), encoding="utf-8")
+
 
 def detections_of(finding: Json) -> dict[str, Found]:
     """A verdict's finding as arrays; the floats in it are float32 values, so nothing is lost."""

@@ -160,3 +160,16 @@ class Benchmark(Protocol):
 
     def summarize(self, samples: Sequence[Sample], verdicts: Mapping[str, Verdict]) -> tuple[list[Score], list[Metric]]:
         """The pure rule: one score per sample in sample order (value None without a verdict), then the metrics."""
+
+    def export(
+        self,
+        samples: Sequence[Sample],
+        predictions: Mapping[str, Prediction],
+        verdicts: Mapping[str, Verdict],
+        folder: Path,
+        out: Path,
+    ) -> None:
+        """Write what is stored without error to ``out``, in the layout that the benchmark's own scripts read.
+
+        ``folder`` is the benchmark's in the run.
+        """

@@ -121,6 +121,23 @@ class Vqav2:
                 metrics.append(self._metric(f"{METRIC}.{answer_type}", of_type))
         return scores, metrics
 
+    def export(
+        self,
+        samples: Sequence[Sample],
+        predictions: Mapping[str, Prediction],
+        verdicts: Mapping[str, Verdict],
+        folder: Path,
+        out: Path,
+    ) -> None:
+        """``submission.json`` as the VQA server takes it: question_id and raw answer, as lmms-eval 0.5.0+ writes it."""
+        answers = [
+            {"question_id": sample.meta["question_id"], "answer": verdicts[sample.id].finding["text"].strip()}
+            for sample in samples
+            if sample.id in verdicts and verdicts[sample.id].error is None
+        ]
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "submission.json").write_text(json.dumps(answers), encoding="utf-8")
+
     @cached_property
     def harness(self) -> HarnessTask:
         return HarnessTask(TASK, self.rows)

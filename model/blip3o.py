@@ -8,7 +8,7 @@ Understanding is the backbone's own: images in, text out, with its multimodal ro
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ class Blip3oConfig:
     """What the backbone's and the decoder's own config files do not say."""
 
     n_query: int = 64
-    dit: DiTConfig = DiTConfig()
+    dit: DiTConfig = field(default_factory=DiTConfig)
 
 
 def chat(user: str) -> str:

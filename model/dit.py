@@ -50,7 +50,10 @@ class NextDiT(nn.Module):
         del self.lumina.pad_token
 
     def forward(self, x: Tensor, timestep: Tensor, condition: Tensor) -> Tensor:
-        """Features [B, C, grid, grid], timestep [B] in (0, 1000], condition [B, queries, width] -> [B, C, grid, grid]."""
+        """Predict the flow, [B, C, grid, grid].
+
+        From noisy features x [B, C, grid, grid], timestep [B] in (0, 1000] and condition [B, queries, width].
+        """
         head_width = self.config.dim // self.config.heads
         rope = get_2d_rotary_pos_embed_lumina(head_width, self.config.grid, self.config.grid).to(x.device)
         caption = self.caption_projection(condition)  # [B, queries, dim]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -32,9 +33,9 @@ def add_noise(clean: Tensor, noise: Tensor, sigma: Tensor) -> tuple[Tensor, Tens
 
 def sample(velocity: Velocity, noise: Tensor, steps: int) -> Tensor:
     """Integrate from noise to features in ``steps`` Euler steps over sigma = linspace(1, 1 / steps), then 0."""
-    sigmas = torch.linspace(1, 1 / steps, steps, device=noise.device).tolist() + [0.0]
+    sigmas = [*torch.linspace(1, 1 / steps, steps).tolist(), 0.0]
     x = noise
-    for sigma, following in zip(sigmas, sigmas[1:], strict=False):
+    for sigma, following in pairwise(sigmas):
         timestep = torch.full((len(x),), sigma * LEVELS, device=x.device)
         x = x + (following - sigma) * velocity(x, timestep)
     return x

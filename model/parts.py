@@ -92,7 +92,7 @@ class EvaClipPart:
             layers += [nn.ConvTranspose2d(inside, outside, 4, 2, 1), nn.Identity() if last else nn.GELU()]
         self.head = nn.Sequential(*layers)
         self.place = nn.Linear(self.config.width, grid**2)
-        self.trained = nn.ModuleDict({"encoder": self.encoder, "head": self.head, "place": self.place})
+        self.trained: nn.Module = nn.ModuleDict({"encoder": self.encoder, "head": self.head, "place": self.place})
 
     def loss(self, examples: Sequence[Example], generator: torch.Generator) -> dict[str, Tensor]:
         images = pixels([example.image for example in examples], self.config.image_size)

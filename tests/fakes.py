@@ -71,6 +71,17 @@ class FakeBenchmark:
         mean = sum(values) / len(values) if values else None
         return scores, [Metric("overall", mean, None, None, len(values), len(scores) - len(values))]
 
+    def export(
+        self,
+        samples: Sequence[Sample],
+        predictions: Mapping[str, Prediction],
+        verdicts: Mapping[str, Verdict],
+        folder: Path,
+        out: Path,
+    ) -> None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "ids.txt").write_text("\n".join(sample.id for sample in samples if sample.id in verdicts))
+
 
 def _read(prediction: Prediction, folder: Path) -> float:
     if prediction.image is None:

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +83,7 @@ def test_the_text_never_sees_the_queries(model: Unified) -> None:
 
 
 def test_answers_depend_on_the_question_alone(model: Unified) -> None:
-    asked = [Request(f"What is this {i}?", (lambda i=i: noise_image(i),)) for i in range(3)]
+    asked = [Request(f"What is this {i}?", (partial(noise_image, i),)) for i in range(3)]
     assert model.answer(asked, [0, 1, 2]) == [model.answer([one], [9])[0] for one in asked]
 
 
@@ -98,7 +99,7 @@ def test_the_image_reaches_the_backbone(model: Unified) -> None:
 
 
 def test_a_reply_ends_at_its_stop_string(model: Unified) -> None:
-    question = Request("?", (lambda: noise_image(0),), Decoding(max_new_tokens=8))
+    question = Request("?", (partial(noise_image, 0),), Decoding(max_new_tokens=8))
     whole = model.answer([question], [0])[0]
     assert whole
     middle = whole[len(whole) // 2]
@@ -110,7 +111,7 @@ def test_understanding_loads_without_the_decoder(checkpoint: Path, tmp_path: Pat
     shutil.copytree(checkpoint, tmp_path / "half")
     shutil.rmtree(tmp_path / "half" / "decoder")
     shutil.rmtree(tmp_path / "half" / "eva_clip")
-    assert load_answerer(tmp_path / "half").answer([Request("?", (lambda: noise_image(0),))], [0])
+    assert load_answerer(tmp_path / "half").answer([Request("?", (partial(noise_image, 0),))], [0])
     with pytest.raises(CheckpointError, match="decoder"):
         load(tmp_path / "half")
 
