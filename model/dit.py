@@ -49,6 +49,12 @@ class NextDiT(nn.Module):
         # diffusers allocates it uninitialised and never reads it; the published checkpoint has no such tensor.
         del self.lumina.pad_token
 
+    @torch.no_grad()
+    def open_gates(self, value: float) -> None:
+        """Let every head's cross-attention count tanh(value) of its output. Gates are 0 at first and open slowly."""
+        for layer in self.lumina.layers:
+            layer.gate.fill_(value)
+
     def forward(self, x: Tensor, timestep: Tensor, condition: Tensor) -> Tensor:
         """Predict the flow, [B, C, grid, grid].
 

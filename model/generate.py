@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +25,17 @@ from model.decoder import Decoder
 #: Images are drawn in groups of exactly this many (the last one is filled up), because the shape of a matrix
 #: product decides the order in which it is summed: so an image does not depend on the batch it came in.
 GROUP = 8
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """The number of CPU threads decides that order too; more processes, not threads, make use of more cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class Prompted(Protocol):
@@ -68,6 +80,7 @@ class Understanding:
     def describe(self) -> Mapping[str, Any]:
         return {"name": self.folder.name, "sha256": self.digest, "dtype": "float32"}
 
+    @_one_thread()
     @torch.inference_mode()
     def answer(self, samples: Sequence[Asked], seeds: Sequence[int]) -> list[str]:
         """One reply per sample, cut at its first stop string.
@@ -113,6 +126,7 @@ class Unified(Understanding):
     def describe(self) -> Mapping[str, Any]:
         return {**super().describe(), "sampling": dataclasses.asdict(self.sampling)}
 
+    @_one_thread()
     @torch.inference_mode()
     def generate(self, samples: Sequence[Prompted], seeds: Sequence[int]) -> list[Image.Image]:
         """One image per sample. Each sample's noise comes from a generator with its own seed."""

@@ -83,14 +83,7 @@ class EvaClipPart:
         self.config = EvaConfig(**model)
         self.encoder = EvaClip(self.config)
         grid = self.config.patches // self.config.pool
-        widths = [self.config.width, 128, 64, 32]
-        ups = (self.config.image_size // grid).bit_length() - 1
-        layers: list[nn.Module] = []
-        for i in range(ups):
-            last = i == ups - 1
-            inside, outside = widths[min(i, 3)], 3 if last else widths[min(i + 1, 3)]
-            layers += [nn.ConvTranspose2d(inside, outside, 4, 2, 1), nn.Identity() if last else nn.GELU()]
-        self.head = nn.Sequential(*layers)
+        self.head = upsampler(self.config.width, doublings=(self.config.image_size // grid).bit_length() - 1)
         self.place = nn.Linear(self.config.width, grid**2)
         self.trained: nn.Module = nn.ModuleDict({"encoder": self.encoder, "head": self.head, "place": self.place})
 
@@ -109,6 +102,15 @@ class EvaClipPart:
 
     def save(self, folder: Path) -> None:
         checkpoint.save_eva_clip(self.encoder, folder)
+
+
+def upsampler(width: int, doublings: int) -> nn.Sequential:
+    """Features [B, width, h, w] -> RGB, 2**doublings times as large, through halving widths from 128 on."""
+    layers: list[nn.Module] = []
+    for i in range(doublings - 1):
+        layers += [nn.ConvTranspose2d(width, max(32, 128 >> i), 4, 2, 1), nn.GELU()]
+        width = max(32, 128 >> i)
+    return nn.Sequential(*layers, nn.ConvTranspose2d(width, 3, 4, 2, 1))
 
 
 class DecoderPart:
@@ -245,6 +247,8 @@ class Generator:
         self.joint: bool = model["joint"]
         if model["continue"]:
             checkpoint.load_tensors(Generation(self.model), folder / "generator.safetensors")
+        if "gate" in model:
+            self.model.dit.open_gates(model["gate"])
         backbone.requires_grad_(self.joint)
         self.trained: nn.Module = self.model if self.joint else Generation(self.model)
 

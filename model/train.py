@@ -44,7 +44,11 @@ class RecipeError(Exception):
 
 @dataclass(frozen=True)
 class Recipe:
-    """``data`` names the sources of examples; example i comes from source i modulo their number."""
+    """``data`` names the sources of examples; example i comes from source i modulo their number.
+
+    The learning rate follows a schedule of ``steps``; training ends at ``stop_at`` where that is given, for
+    another recipe to go on from there.
+    """
 
     part: Literal["vae", "eva_clip", "decoder", "backbone", "generator"]
     checkpoint: str
@@ -54,6 +58,7 @@ class Recipe:
     batch_size: int
     lr: float
     min_lr: float = 0.0
+    stop_at: int | None = None
     warmup: int = 100
     weight_decay: float = 0.0
     clip: float = 1.0
@@ -124,7 +129,7 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def train(recipe: Recipe, work: Path) -> None:
-    """Run a recipe to its last step, from the work folder's state where there is one.
+    """Run a recipe to its end, from the work folder's state where there is one.
 
     Writes ``state.pt`` and ``log.jsonl`` to ``work``, and the trained part (averaged weights) to the recipe's
     checkpoint folder whenever the state is saved. Raises RecipeError when ``work`` holds another recipe's state.
@@ -156,7 +161,8 @@ def train(recipe: Recipe, work: Path) -> None:
         save_state(state_file, state | {"optimizer": optimizer.state_dict(), "average": average.values})
 
     started = time.monotonic()
-    for step in range(first, recipe.steps):
+    last = recipe.stop_at or recipe.steps
+    for step in range(first, last):
         examples = batch(recipe, sources, step)
         generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
         losses = part.loss(examples, generator)
@@ -170,10 +176,10 @@ def train(recipe: Recipe, work: Path) -> None:
         optimizer.step()
         average.update(step)
         done = step + 1
-        if done % recipe.log_every == 0 or done == recipe.steps:
+        if done % recipe.log_every == 0 or done == last:
             rate = (done - first) * recipe.batch_size / (time.monotonic() - started)
             report(log_file, recipe, done, losses, norm, rate)
-        if done % recipe.save_every == 0 or done == recipe.steps:
+        if done % recipe.save_every == 0 or done == last:
             save(done)
 
 
@@ -190,10 +196,11 @@ def report(log: Path, recipe: Recipe, step: int, losses: Mapping[str, Tensor], n
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as file:
         file.write(json.dumps(line) + "\n")
-    left = (recipe.steps - step) * recipe.batch_size / rate / 60
+    last = recipe.stop_at or recipe.steps
+    left = (last - step) * recipe.batch_size / rate / 60
     shown = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
     print(
-        f"{recipe.part} {step}/{recipe.steps}  {shown}  norm {norm:.2f}  {rate:.0f}/s  {left:.0f} min left",
+        f"{recipe.part} {step}/{last}  {shown}  norm {norm:.2f}  {rate:.0f}/s  {left:.0f} min left",
         file=sys.stderr,
         flush=True,
     )

@@ -60,6 +60,18 @@ def _stop_before(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     monkeypatch.setattr(training, "batch", batch)
 
 
+def test_training_stops_where_the_recipe_says_and_another_goes_on(checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(checkpoint, folder)
+    before = load_file(folder / "generator.safetensors")["dit.lumina.layers.0.gate"]
+    train(dataclasses.replace(tiny.recipe("generator", folder, steps=9), stop_at=2), tmp_path / "first")
+    assert [line["step"] for line in losses(tmp_path / "first")] == [1, 2]
+    train(tiny.recipe("generator", folder, steps=1, **{"continue": True, "gate": 0.5}), tmp_path / "second")
+    after = load_file(folder / "generator.safetensors")["dit.lumina.layers.0.gate"]
+    assert before.abs().max() < 0.1
+    assert after.tolist() == pytest.approx([0.5, 0.5], abs=0.01)
+
+
 def test_other_recipe_in_the_same_work_folder_is_refused(tmp_path: Path) -> None:
     recipe = tiny.recipe("vae", tmp_path / "checkpoint")
     train(recipe, tmp_path / "work")

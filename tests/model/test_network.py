@@ -1,0 +1,52 @@
+"""The parts of the network: published sizes, and what the diffusion transformer's gates do."""
+
+import pytest
+import torch
+
+from model.dit import DiTConfig, NextDiT
+from model.eva_clip import EvaClip, EvaConfig, normalize
+
+
+@pytest.mark.parametrize(("hidden", "parameters"), [(2048, 1_362_257_824), (3584, 1_365_010_336)])
+def test_the_transformer_has_the_published_size(hidden: int, parameters: int) -> None:
+    """Of the 4B and the 8B model; with a 7168-wide feed-forward layer it would be 1.66 B."""
+    with torch.device("meta"):
+        dit = NextDiT(DiTConfig(), hidden)
+    assert sum(p.numel() for p in dit.parameters()) == parameters
+
+
+def test_the_encoder_has_the_published_size() -> None:
+    with torch.device("meta"):
+        encoder = EvaClip(EvaConfig())
+    assert sum(p.numel() for p in encoder.parameters()) == 4_350_208_256
+    assert len(encoder.state_dict()) == 772
+
+
+def test_gates_let_cross_attention_in() -> None:
+    torch.manual_seed(0)
+    dit = NextDiT(DiTConfig(grid=2, channels=4, dim=16, layers=2, heads=2, multiple_of=8), condition_width=6)
+    x, timestep, condition = torch.randn(1, 4, 2, 2), torch.tensor([500.0]), torch.randn(1, 3, 6)
+    with torch.inference_mode():
+        closed = dit(x, timestep, condition)
+        dit.open_gates(1.0)
+        opened = dit(x, timestep, condition)
+        shuffled = dit(x, timestep, condition[:, [2, 0, 1]])
+    assert not torch.allclose(closed, opened, atol=1e-4)
+    torch.testing.assert_close(opened, shuffled, atol=1e-5, rtol=1e-4)  # attention takes tokens as a set
+
+
+def test_features_are_pooled_patch_features() -> None:
+    torch.manual_seed(0)
+    encoder = EvaClip(EvaConfig(image_size=16, patch_size=4, width=8, layers=1, head_width=4, mlp_ratio=2.0, pool=2))
+    images = normalize(torch.rand(2, 3, 16, 16))
+    with torch.inference_mode():
+        patches, features = encoder(images), encoder.features(images)
+    assert patches.shape == (2, 16, 8)
+    assert features.shape == (2, 8, 2, 2)
+    # Token (1, 0) of the 2 x 2 grid is the mean of patches in rows 2 and 3, columns 0 and 1.
+    torch.testing.assert_close(features[:, :, 1, 0], patches[:, [8, 9, 12, 13]].mean(1))
+
+
+def test_normalize_gives_clip_statistics() -> None:
+    white = normalize(torch.ones(1, 3, 1, 1)).flatten()
+    assert white.tolist() == pytest.approx([1.9303, 2.0749, 2.1459], abs=1e-4)  # (1 - mean) / std
