@@ -38,7 +38,7 @@ def _paper_geneval(data: Data) -> Benchmark:
     # The judges' weights are looked for when the first image is judged: rescoring and reports do without.
     root = data.root or data_dir()
     detector = data.detector or root / "mask2former-swin-s" / DATASETS["mask2former-swin-s"].files[0].name
-    clip = data.clip or root / "clip-vit-l-14" / "ViT-L-14.pt"
+    clip = data.clip or root / "clip-vit-l-14" / DATASETS["clip-vit-l-14"].files[0].name
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return GenEval.paper(
         prompts / "evaluation_metadata.jsonl",

@@ -91,9 +91,26 @@ _MASK2FORMER_SWIN_S = Dataset(
     ),
 )
 
+# The file that open_clip calls ViT-L-14, pretrained "openai"; its address holds its sha256 (open_clip/pretrained.py).
+_CLIP_SHA256 = "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836"
+_CLIP_VIT_L_14 = Dataset(
+    name="clip-vit-l-14",
+    revision="openai",
+    licence="MIT",
+    files=(
+        RemoteFile(
+            name="ViT-L-14.pt",
+            url=f"https://openaipublic.azureedge.net/clip/models/{_CLIP_SHA256}/ViT-L-14.pt",
+            size=None,
+            sha256=_CLIP_SHA256,
+        ),
+    ),
+)
+
 DATASETS: Mapping[str, Dataset] = {
     "geneval": _GENEVAL_PROMPTS,
     "mask2former-swin-s": _MASK2FORMER_SWIN_S,
+    "clip-vit-l-14": _CLIP_VIT_L_14,
 }
 
 

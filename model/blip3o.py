@@ -33,9 +33,13 @@ class Blip3oConfig:
     dit: DiTConfig = field(default_factory=DiTConfig)
 
 
+#: What stands between the user's words and the assistant's reply.
+CLOSING = "<|im_end|>\n<|im_start|>assistant\n"
+
+
 def chat(user: str) -> str:
     """Qwen's chat template with the system turn, open for the assistant's reply."""
-    return f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n"
+    return f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n{user}{CLOSING}"
 
 
 class Blip3o(nn.Module):

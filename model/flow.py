@@ -13,6 +13,8 @@ LEVELS = 1000
 
 #: (noisy features, timestep) -> predicted flow.
 Velocity = Callable[[Tensor, Tensor], Tensor]
+#: (noisy features, timestep, condition) -> predicted flow.
+Network = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def noise_levels(count: int, generator: torch.Generator | None = None) -> Tensor:
@@ -41,13 +43,17 @@ def sample(velocity: Velocity, noise: Tensor, steps: int) -> Tensor:
     return x
 
 
-def guided(conditional: Velocity, unconditional: Velocity, guidance: float) -> Velocity:
-    """Classifier-free guidance: v_u + guidance (v_c - v_u); guidance 1 skips the unconditional pass."""
+def guided(network: Network, condition: Tensor, null: Tensor, guidance: float) -> Velocity:
+    """Classifier-free guidance: v_null + guidance (v_condition - v_null), both in one batch, null first.
+
+    Guidance 1 leaves the null condition out.
+    """
     if guidance == 1:
-        return conditional
+        return lambda x, timestep: network(x, timestep, condition)
+    both = torch.cat([null, condition])
 
     def velocity(x: Tensor, timestep: Tensor) -> Tensor:
-        base = unconditional(x, timestep)
-        return base + guidance * (conditional(x, timestep) - base)
+        base, conditional = network(torch.cat([x, x]), torch.cat([timestep, timestep]), both).chunk(2)
+        return base + guidance * (conditional - base)
 
     return velocity

@@ -159,15 +159,11 @@ class Unified(Understanding):
 
     def features(self, conditions: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """Sample EVA-CLIP features [B, C, grid, grid]; guidance steers away from the zero condition."""
-        dit = self.model.dit
-        shape = (1, dit.config.channels, dit.config.grid, dit.config.grid)
+        config = self.model.dit.config
+        shape = (1, config.channels, config.grid, config.grid)
         noise = torch.cat([torch.randn(shape, generator=generator) for generator in generators])
         null = torch.zeros_like(conditions)
-        velocity = flow.guided(
-            lambda x, timestep: dit(x, timestep, conditions),
-            lambda x, timestep: dit(x, timestep, null),
-            self.sampling.guidance,
-        )
+        velocity = flow.guided(self.model.dit, conditions, null, self.sampling.guidance)
         return flow.sample(velocity, noise, self.sampling.steps)
 
 

@@ -23,7 +23,7 @@ from transformers import (
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
 from model import checkpoint, flow
-from model.blip3o import IMAGE, INSTRUCTION, Blip3o, Blip3oConfig, chat
+from model.blip3o import CLOSING, IMAGE, INSTRUCTION, Blip3o, Blip3oConfig, chat
 from model.checkpoint import Generation, Sampling
 from model.data import Example, Source, pixels, train_tokenizer
 from model.decoder import SCHEDULER, Decoder
@@ -245,14 +245,18 @@ class Generator:
         self.sampling = Sampling(**model["sampling"])
         self.model = Blip3o(backbone, config, self.processor.tokenizer.convert_tokens_to_ids("[IMG]"))
         self.joint: bool = model["joint"]
+        self.echo: float = model.get("echo", 0.0)
         if model["continue"]:
             checkpoint.load_tensors(Generation(self.model), folder / "generator.safetensors")
         if "gate" in model:
             self.model.dit.open_gates(model["gate"])
+        if "query_scale" in model:
+            with torch.no_grad():
+                self.model.latent_queries *= model["query_scale"]
         backbone.requires_grad_(self.joint)
         self.trained: nn.Module = self.model if self.joint else Generation(self.model)
 
-    def flow_loss(self, examples: Sequence[Example], generator: torch.Generator) -> Tensor:
+    def drawing_losses(self, examples: Sequence[Example], generator: torch.Generator) -> dict[str, Tensor]:
         images = pixels([example.image for example in examples], self.encoder.config.image_size)
         with torch.no_grad():
             clean = self.encoder.features(normalize(images))  # [B, C, grid, grid]
@@ -265,13 +269,26 @@ class Generator:
         kept = torch.rand(len(clean), generator=generator) >= CONDITION_DROPOUT
         noisy, target = flow.add_noise(clean, noise, sigma)
         predicted = self.model.dit(noisy, sigma * flow.LEVELS, condition * kept.view(-1, 1, 1))
-        return F.mse_loss(predicted.float(), target.float())
+        losses = {"flow": F.mse_loss(predicted.float(), target.float())}
+        if self.echo:
+            losses["echo"] = self.echo * self.echo_loss(condition, ids)
+        return losses
+
+    def echo_loss(self, condition: Tensor, prompts: Sequence[Tensor]) -> Tensor:
+        """Cross-entropy of the caption's last tokens, each named by one query's state.
+
+        A large backbone's states tell the words by themselves; a small one has to be taught to pass them on.
+        """
+        closing = len(self.processor.tokenizer(CLOSING).input_ids)
+        n_query = condition.shape[1]
+        said = torch.stack([ids[-closing - n_query : -closing] for ids in prompts])  # [B, n_query]
+        return F.cross_entropy(self.model.backbone.lm_head(condition).flatten(0, 1), said.flatten())
 
     def loss(self, examples: Sequence[Example], generator: torch.Generator) -> dict[str, Tensor]:
         if not self.joint:
-            return {"flow": self.flow_loss(examples, generator)}
+            return self.drawing_losses(examples, generator)
         return {
-            "flow": self.flow_loss([example for example in examples if example.caption], generator),
+            **self.drawing_losses([example for example in examples if example.caption], generator),
             "answer": answer_loss(self.model.backbone, self.processor, [e for e in examples if e.turns]),
         }
 

@@ -15,7 +15,7 @@ def checked_digest(path: Path, expected: str | None) -> str:
     Raises BenchError when the file is absent or another one.
     """
     if not path.is_file():
-        raise BenchError(f"judge weights {path} are not there: fetch them and give their path")
+        raise BenchError(f"judge weights {path} are not there: see blip3o-bench data list, or give their path")
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if expected is not None and not digest.startswith(expected):

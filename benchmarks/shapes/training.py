@@ -47,6 +47,13 @@ def generation(seed: int, index: int) -> Example:
     return Example(render(scene), metadata["prompt"], ())
 
 
+def dense_generation(seed: int, index: int) -> Example:
+    """A random scene and a caption that tells every object's shape, color and cell."""
+    rng = random.Random(f"dense/{seed}/{index}")
+    scene = random_scene(rng)
+    return Example(render(scene), description(scene), ())
+
+
 def understanding(seed: int, index: int) -> Example:
     """A random scene with two short questions, then its full description.
 

@@ -40,7 +40,11 @@ def test_timesteps_are_a_thousand_times_the_level() -> None:
     assert seen == pytest.approx([1000, 750, 500, 250])
 
 
-def test_guidance_extrapolates_from_the_unconditional_flow() -> None:
-    x = torch.zeros(1, 2)
-    guided = flow.guided(lambda x, t: x + 3, lambda x, t: x + 1, 2.5)
+def test_guidance_extrapolates_from_the_null_condition() -> None:
+    def network(x: torch.Tensor, timestep: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        return x + condition
+
+    x, condition, null = torch.zeros(1, 2), torch.full((1, 2), 3.0), torch.ones(1, 2)
+    guided = flow.guided(network, condition, null, 2.5)
     assert guided(x, torch.ones(1)).tolist() == [[6, 6]]  # 1 + 2.5 (3 - 1)
+    assert flow.guided(network, condition, null, 1)(x, torch.ones(1)).tolist() == [[3, 3]]
