@@ -16,7 +16,7 @@ help: ## list the targets
 setup: .venv/.installed ## create .venv with everything in it (about 3 minutes, 3.5 GB); the others do it themselves
 
 demo: .venv/.installed ## score the embedded BLIP3-o on the embedded suite and print the table
-	.venv/bin/blip3o-bench run --suite toy --model toy --out runs/demo
+	.venv/bin/blip3o-bench run --suite toy --model toy --out runs/demo > /dev/null
 	.venv/bin/blip3o-bench report runs/demo --html
 
 test: .venv/.installed ## run the tests
