@@ -252,7 +252,7 @@ class Generator:
             self.model.dit.open_gates(model["gate"])
         if "query_scale" in model:
             with torch.no_grad():
-                self.model.latent_queries *= model["query_scale"]
+                self.model.latent_queries.mul_(model["query_scale"])
         backbone.requires_grad_(self.joint)
         self.trained: nn.Module = self.model if self.joint else Generation(self.model)
 
