@@ -91,6 +91,16 @@ def test_joint_training_moves_the_backbone_and_sequential_does_not(checkpoint: P
     assert not torch.equal(weights["joint"][key], before[key])
 
 
+def test_queries_learn_to_pass_the_caption_on(checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(checkpoint, folder)
+    recipe = tiny.recipe("generator", folder, steps=30, joint=True, echo=1.0, query_scale=0.1)
+    train(dataclasses.replace(recipe, lr=1e-2), tmp_path / "work")
+    curve = [line["echo"] for line in losses(tmp_path / "work")]
+    assert curve[0] > 3  # nothing is known of some 300 tokens
+    assert sum(curve[-5:]) / 5 < 0.6 * curve[0]
+
+
 def test_the_eva_clip_part_learns(tmp_path: Path) -> None:
     recipe = dataclasses.replace(tiny.recipe("eva_clip", tmp_path / "checkpoint", steps=40), lr=1e-2, batch_size=8)
     train(recipe, tmp_path / "work")
