@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from model import train as training
+from model.data import Example, Source
 from model.train import Average, Recipe, RecipeError, learning_rate, read_recipe, train
 from tests.model import tiny
 
@@ -52,7 +53,7 @@ def _stop_before(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """Interrupt training when it asks for the batch of ``step``."""
     original = training.batch
 
-    def batch(recipe: Recipe, sources: list, at: int) -> list:  # type: ignore[type-arg]
+    def batch(recipe: Recipe, sources: list[Source], at: int) -> list[Example]:
         if at == step:
             raise KeyboardInterrupt
         return original(recipe, sources, at)
