@@ -8,10 +8,10 @@ JOBS ?= 2# test processes; each holds torch, about 1 GB
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check clean
+.PHONY: help setup demo test check bench-model clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: .venv/.installed ## create .venv with everything in it (about 3 minutes, 3.5 GB); the others do it themselves
 
@@ -29,6 +29,9 @@ check: .venv/.installed ## lint, formatting, types, import layers
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+
+bench-model: .venv/.installed ## time drawing and training against the plain upstream algorithm (about 8 minutes)
+	.venv/bin/python -m model.bench
 
 clean: ## remove .venv, caches and runs/demo
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache runs/demo

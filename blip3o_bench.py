@@ -10,21 +10,33 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import click
 
 from benchmarks import catalog
-from benchmarks.types import BenchError, Benchmark, Generator, RunRecord, Sample
+from benchmarks.types import BenchError, Benchmark, RunRecord, Sample
 
 if TYPE_CHECKING:
     from benchmarks.runner import Model
+    from model.generate import Device, Profile, Unified
 
 #: Models that are not the path of a checkpoint.
 MODELS = ("toy", "oracle", "blank", "folder:DIR")
 TOY_CHECKPOINT = Path(__file__).parent / "model" / "toy"
 
-MODEL_HELP = "toy, oracle, blank, folder:DIR with images that are there already, or the path of a checkpoint folder."
+CHECKPOINTS_HELP = "a checkpoint folder, or owner/name[@revision] on the Hugging Face hub"
+MODEL_HELP = f"toy, oracle, blank, folder:DIR with images that are there already, {CHECKPOINTS_HELP}."
+PROFILE_OPTION = click.option(
+    "--profile",
+    type=click.Choice(("exact", "upstream")),
+    default="exact",
+    show_default=True,
+    help="exact: float32. upstream: half precision and whole timesteps, as the published pipeline draws.",
+)
+DEVICE_OPTION = click.option(
+    "--device", type=click.Choice(("auto", "cpu", "cuda")), default="auto", help="Default: a GPU if there is one."
+)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
@@ -68,6 +80,8 @@ def main() -> None:
 @click.option("--seed", type=int, help="Base of the seeds of all samples. Default: 0.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True)
 @click.option("--limit", type=click.IntRange(min=1), help="So many samples of each benchmark, in whole groups.")
+@PROFILE_OPTION
+@DEVICE_OPTION
 @click.option("--rescore", is_flag=True, help="Apply the rules again to a stored run, without model or judge.")
 @click.option("--json", "as_json", is_flag=True, help="Print the records as JSON.")
 @click.option("--data-dir", type=FOLDER, help="Folder of fetched data sets. Default: see data list.")
@@ -81,6 +95,8 @@ def run(
     seed: int | None,
     batch_size: int,
     limit: int | None,
+    profile: Profile,
+    device: Device,
     rescore: bool,
     as_json: bool,
     data_dir: Path | None,
@@ -103,7 +119,7 @@ def run(
     from benchmarks import runner
 
     part = runner.Part.from_environment()
-    model = load_model(model_spec)
+    model = load_model(model_spec, profile, device)
     benchmarks = [catalog.BENCHMARKS[suite, name](data) for name in chosen]
     benchmarks = _within_reach(benchmarks, model, model_spec, asked_for=bool(names))
     for benchmark in benchmarks:
@@ -158,7 +174,7 @@ def _within_reach(benchmarks: Sequence[Benchmark], model: Model, model_spec: str
     return possible
 
 
-def load_model(spec: str) -> Model:
+def load_model(spec: str, profile: Profile, device: Device) -> Model:
     """The model that ``--model`` names. Raises BenchError with the choices when there is none."""
     if spec == "oracle":
         from benchmarks.shapes.reference import Oracle
@@ -172,19 +188,18 @@ def load_model(spec: str) -> Model:
         from benchmarks.geneval import FolderImages
 
         return FolderImages(Path(spec.removeprefix("folder:")))
-    if spec == "toy":
-        return _load_checkpoint(TOY_CHECKPOINT)
-    if Path(spec).is_dir():
-        return _load_checkpoint(Path(spec))
-    raise BenchError(f"unknown model {spec!r}: choose {', '.join(MODELS)} or the path of a checkpoint folder")
+    return load_checkpoint(spec, profile, device)
 
 
-def _load_checkpoint(folder: Path) -> Model:
+def load_checkpoint(spec: str, profile: Profile, device: Device) -> Unified:
+    """A BLIP3-o: the toy, a checkpoint folder, or one on the hub. Raises BenchError."""
+    if spec != "toy" and not Path(spec).is_dir() and "/" not in spec:
+        raise BenchError(f"unknown model {spec!r}: choose {', '.join(MODELS)} or the path of a checkpoint folder")
     from model.checkpoint import CheckpointError
     from model.generate import load
 
     try:
-        return load(folder)
+        return load(str(TOY_CHECKPOINT) if spec == "toy" else spec, profile, device)
     except CheckpointError as error:  # the model package knows nothing of ours, BenchError included
         raise BenchError(str(error)) from error
 
@@ -340,30 +355,64 @@ def data_show(world: str, out: Path, columns: int, seed: int) -> None:
 
 
 @main.command()
-@click.argument("prompts", metavar="PROMPT...", nargs=-1, required=True)
-@click.option("--model", "model_spec", default="toy", show_default=True, help="toy or the path of a checkpoint folder.")
+@click.argument("prompts", metavar="PROMPT...", nargs=-1)
+@click.option(
+    "--image",
+    "pictures",
+    multiple=True,
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Draw this image again in place of a prompt; may be given several times.",
+)
+@click.option(
+    "--through",
+    type=click.Choice(("backbone", "encoder")),
+    default="backbone",
+    show_default=True,
+    help="What sees an --image: the backbone, or EVA-CLIP, whose features go straight to the decoder.",
+)
+@click.option("--model", "model_spec", default="toy", show_default=True, help=f"toy, {CHECKPOINTS_HELP}.")
 @click.option("--out", type=FOLDER, default="generated", show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
-def generate(prompts: tuple[str, ...], model_spec: str, out: Path, seed: int) -> None:
-    """Draw one image per prompt."""
+@PROFILE_OPTION
+@DEVICE_OPTION
+def generate(
+    prompts: tuple[str, ...],
+    pictures: tuple[Path, ...],
+    through: Literal["backbone", "encoder"],
+    model_spec: str,
+    out: Path,
+    seed: int,
+    profile: Profile,
+    device: Device,
+) -> None:
+    """Draw one image per prompt, or per image given."""
     import io
 
     from PIL import Image
 
     from benchmarks.runner import seed_for
 
+    if bool(prompts) == bool(pictures):
+        raise BenchError("give one or more prompts, or one or more --image FILE")
     if model_spec in ("oracle", "blank") or model_spec.startswith("folder:"):
         raise BenchError(f"the model {model_spec} reads no prompts: choose toy or the path of a checkpoint folder")
-    samples = [Sample(f"{number:05d}", prompt, group=f"{number:05d}") for number, prompt in enumerate(prompts)]
-    seeds = [seed_for(seed, sample.id) for sample in samples]
-    images = cast(Generator, load_model(model_spec)).generate(samples, seeds)
-    for sample, image in zip(samples, images, strict=True):
-        if not isinstance(image, Image.Image):
-            raise BenchError(f"no image of {sample.prompt!r}: {image}")
+    names = [f"{number:05d}" for number in range(len(prompts or pictures))]
+    seeds = [seed_for(seed, name) for name in names]
+    model = load_checkpoint(model_spec, profile, device)
+    if prompts:
+        samples = [Sample(name, prompt, group=name) for name, prompt in zip(names, prompts, strict=True)]
+        images = model.generate(samples, seeds)
+    else:
+        try:
+            seen = [Image.open(path).convert("RGB") for path in pictures]
+        except OSError as error:
+            raise BenchError(f"not a readable image: {error}") from error
+        images = model.reconstruct(seen, seeds) if through == "backbone" else model.decode_images(seen, seeds)
+    for name, image in zip(names, images, strict=True):
         buffer = io.BytesIO()
         image.save(buffer, "PNG")
-        _write(out / f"{sample.id}.png", buffer.getvalue())
-        click.echo(out / f"{sample.id}.png")
+        _write(out / f"{name}.png", buffer.getvalue())
+        click.echo(out / f"{name}.png")
 
 
 @main.command()

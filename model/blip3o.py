@@ -1,4 +1,4 @@
-"""BLIP3-o: a Qwen2.5-VL backbone, latent queries, and a diffusion transformer that draws image features.
+"""BLIP3-o: a multimodal backbone, latent queries, and a head that draws image features from their states.
 
     [prompt tokens ; [IMG] ; queries] -> backbone -> states of the queries -> diffusion transformer -> features
 
@@ -8,31 +8,21 @@ Understanding is the backbone's own: images in, text out, with its multimodal ro
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, Qwen2_5_VLForConditionalGeneration
+from transformers import DynamicCache, PreTrainedModel
 
-from model.dit import DiTConfig, NextDiT
+from model.config import Blip3oConfig, text_width
+from model.dit import NextDiT
 
 SYSTEM = "You are a helpful assistant."
 #: The published model's wording; the paper prints "generate an image".
 INSTRUCTION = "Please generate image based on the following caption: "
 #: Where an image stands in a question; the processor repeats the middle token once per image token.
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
-#: Added behind Qwen2.5-VL's vocabulary, in this order; [IMG] opens the queries.
+#: Added behind the backbone's vocabulary, in this order; [IMG] opens the queries.
 EXTRA_TOKENS = ("[IMG]", "[/IMG]", "<image>")
-
-
-@dataclass(frozen=True)
-class Blip3oConfig:
-    """What the backbone's and the decoder's own config files do not say."""
-
-    n_query: int = 64
-    dit: DiTConfig = field(default_factory=DiTConfig)
-
-
 #: What stands between the user's words and the assistant's reply.
 CLOSING = "<|im_end|>\n<|im_start|>assistant\n"
 
@@ -43,52 +33,90 @@ def chat(user: str) -> str:
 
 
 class Blip3o(nn.Module):
-    def __init__(self, backbone: Qwen2_5_VLForConditionalGeneration, config: Blip3oConfig, image_token: int) -> None:
+    """``dit`` belongs to the two flow-matching designs, ``projector`` to CLIP + MSE; the other one is None."""
+
+    dit: NextDiT | None
+    projector: nn.Linear | None
+
+    def __init__(self, backbone: PreTrainedModel, config: Blip3oConfig, image_token: int) -> None:
         """``image_token`` is the id of [IMG]."""
         super().__init__()
-        width = backbone.config.text_config.hidden_size
+        width = text_width(backbone.config)
         self.config = config
         self.image_token = image_token
         self.backbone = backbone
         self.latent_queries = nn.Parameter(torch.randn(1, config.n_query, width))
-        self.dit = NextDiT(config.dit, width)
+        flow = config.design != "clip_mse"
+        self.dit = NextDiT(config.dit, width) if flow else None
+        self.projector = None if flow else nn.Linear(width, config.dit.channels)
 
-    def query_states(self, prompts: Sequence[Tensor]) -> Tensor:
+    def image_features(self, pixel_values: Tensor, grids: Tensor) -> list[Tensor]:
+        """The backbone's tokens of each image [tokens, width], of Qwen2.5-VL's patches and their grids [images, 3]."""
+        return list(self.backbone.get_image_features(pixel_values, grids).pooler_output)
+
+    def query_states(self, prompts: Sequence[Tensor], images: Sequence[Tensor] = (), multiple_of: int = 1) -> Tensor:
         """Token ids of each prompt [length] -> states of the queries after the final norm [B, n_query, width].
 
-        Attention is causal and the queries come last, so padding behind them changes nothing. Positions are
-        0..N-1 on all three axes of the rotary embedding, as in the published model. What all prompts begin
-        with (the system turn and the instruction) goes through the backbone once.
+        ``images`` holds the features of all images in the prompts, in order; they take the place of the prompts'
+        image tokens. Positions are 0..N-1 on all three axes of the rotary embedding even then, as in the published
+        model. Prompts are padded on the left to a multiple of ``multiple_of`` tokens.
         """
-        embed = self.backbone.get_input_embeddings()
-        shared = shared_prefix(prompts)
-        image_token = embed(torch.tensor([self.image_token], device=self.latent_queries.device))
-        rows = [torch.cat([embed(ids[shared:]), image_token, self.latent_queries[0]]) for ids in prompts]
-        inputs = nn.utils.rnn.pad_sequence(rows, batch_first=True)  # [B, longest, width]
-        language_model = self.backbone.model.language_model
+        rows = self._embed(prompts, images)  # B x [length + 1, width]
+        if any(parameter.requires_grad for parameter in self.backbone.parameters()):
+            return self._states_in_one_pass(rows)
+        longest = -(-max(len(row) for row in rows) // multiple_of) * multiple_of
+        inputs = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_side="left")  # [B, L, width]
+        inputs = nn.functional.pad(inputs, (0, 0, longest - inputs.shape[1], 0))
+        lengths = torch.tensor([len(row) for row in rows], device=inputs.device)[:, None]  # [B, 1]
+        n_query = self.config.n_query
+        places = torch.arange(longest + n_query, device=inputs.device)  # [L + n_query]
+        mask = (places >= longest - lengths).long()  # [B, L + n_query]
+        positions = (places - longest + lengths).clamp(min=0)  # [B, L + n_query]
+        # Attention is causal: the text never sees the queries, so only they need a graph when they are trained.
         cache = DynamicCache()
-        if shared:
-            prefix = embed(prompts[0][:shared])[None]  # [1, shared, width]
-            language_model(inputs_embeds=prefix, position_ids=_positions(0, prefix), past_key_values=cache)
-            cache.batch_repeat_interleave(len(rows))
-        hidden = language_model(
-            inputs_embeds=inputs, position_ids=_positions(shared, inputs), past_key_values=cache
+        language_model = self.backbone.get_decoder()
+        with torch.no_grad():
+            language_model(
+                inputs_embeds=inputs,
+                attention_mask=mask[:, :longest],
+                position_ids=self._axes(positions[:, :longest]),
+                past_key_values=cache,
+                use_cache=True,
+            )
+        return language_model(
+            inputs_embeds=self.latent_queries.expand(len(rows), -1, -1),
+            attention_mask=mask,
+            position_ids=self._axes(positions[:, longest:]),
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+
+    def _states_in_one_pass(self, rows: Sequence[Tensor]) -> Tensor:
+        """The same with a graph through the text, for a backbone that learns; padding behind the queries is inert."""
+        rows = [torch.cat([row, self.latent_queries[0]]) for row in rows]
+        inputs = nn.utils.rnn.pad_sequence(rows, batch_first=True)  # [B, L + n_query, width]
+        positions = torch.arange(inputs.shape[1], device=inputs.device).expand(len(rows), -1)
+        hidden = self.backbone.get_decoder()(
+            inputs_embeds=inputs, position_ids=self._axes(positions), use_cache=False
         ).last_hidden_state
         n_query = self.config.n_query
         return torch.stack([h[len(row) - n_query : len(row)] for h, row in zip(hidden, rows, strict=True)])
 
+    def _embed(self, prompts: Sequence[Tensor], images: Sequence[Tensor]) -> list[Tensor]:
+        """Embeddings of each prompt and [IMG] behind it, [length + 1, width], with the images' features in place."""
+        device = self.latent_queries.device
+        ids = [torch.cat([ids.to(device), torch.tensor([self.image_token], device=device)]) for ids in prompts]
+        lengths = [len(row) for row in ids]
+        together = torch.cat(ids)
+        embedded = self.backbone.get_input_embeddings()(together)
+        if images:
+            places = together == self.backbone.config.image_token_id
+            features = torch.cat(list(images))
+            if int(places.sum()) != len(features):
+                raise ValueError(f"{int(places.sum())} image tokens in the prompts, {len(features)} features of images")
+            embedded = embedded.masked_scatter(places[:, None], features.to(embedded.dtype))
+        return list(embedded.split(lengths))
 
-def shared_prefix(prompts: Sequence[Tensor]) -> int:
-    """How many leading tokens all prompts share; 0 for a single prompt, which shares with nobody."""
-    if len(prompts) == 1:
-        return 0
-    shortest = min(len(ids) for ids in prompts)
-    stacked = torch.stack([ids[:shortest] for ids in prompts])
-    differs = (stacked != stacked[0]).any(0)
-    return int(differs.float().argmax()) if differs.any() else shortest
-
-
-def _positions(start: int, inputs: Tensor) -> Tensor:
-    """Positions start..start+L-1 for inputs [B, L, width], the same on all three axes [3, B, L]."""
-    batch, length, _ = inputs.shape
-    return torch.arange(start, start + length, device=inputs.device).expand(3, batch, -1)
+    def _axes(self, positions: Tensor) -> Tensor:
+        """Positions [B, L] on every axis of Qwen2.5-VL's rotary embedding [3, B, L]; as they are for the others."""
+        return positions.expand(3, -1, -1) if self.backbone.config.model_type == "qwen2_5_vl" else positions

@@ -1,12 +1,14 @@
-"""A BLIP3-o on disk.
+"""A BLIP3-o on disk, in our layout or the published one (``model.published``); what reads a folder detects which.
 
-    config.json             latent queries, diffusion transformer, sampling settings
-    generator.safetensors   latent queries and diffusion transformer
-    backbone/               Qwen2.5-VL as transformers saves it, with its processor
+    config.json             design, latent queries, diffusion transformer, sampling settings, sources
+    generator.safetensors   latent queries, and the diffusion transformer or the projector
+    backbone/               Qwen2.5-VL, Llama or LLaVA as transformers saves it, with its processor
     decoder/unet, vae/      as diffusers saves them
-    eva_clip/               target encoder; only training reads it
+    eva_clip/               target encoder; only training and reconstruction read it
 
-Weights may be stored in half precision; they are read as float32.
+``sources`` in config.json names, for any of the last three, a folder or ``owner/name@revision`` on the hub in place
+of the sub folder: another checkpoint of either layout, or the part as its own authors publish it. A language model
+that does not know [IMG] yet is given BLIP3-o's extra tokens when it is read.
 """
 
 from __future__ import annotations
@@ -14,116 +16,236 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from safetensors.torch import load_file, save_file
+from diffusers import AutoencoderKL, EulerDiscreteScheduler, ModelMixin, UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+from transformers import (
+    AddedToken,
+    AutoTokenizer,
+    LlavaProcessor,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
-from model.blip3o import Blip3o, Blip3oConfig
-from model.decoder import Decoder
-from model.dit import DiTConfig
+from model import published
+from model.blip3o import EXTRA_TOKENS, Blip3o
+from model.config import BACKBONES, Blip3oConfig, DiTConfig, Sampling
+from model.decoder import SCHEDULER, Decoder
 from model.eva_clip import EvaClip, EvaConfig
+from model.hub import DECODER_FILES, EVA_CLIP_FILES, MODEL_FILES, Located, locate
+from model.tensors import CheckpointError as CheckpointError  # "as": for other modules to take from here
+from model.tensors import empty, fill, names, read_json, refuse, stored_tensors, write_atomic
+from model.tensors import save_tensors as save_tensors
 
-
-@dataclass(frozen=True)
-class Sampling:
-    """How images are drawn. The defaults are upstream's fixed 30 steps and its pipeline's 50."""
-
-    steps: int = 30
-    guidance: float = 3.0
-    decoder_steps: int = 50
-    decoder_guidance: float = 3.0
-
-
-class CheckpointError(Exception):
-    """A checkpoint folder that cannot be read; the message names the file."""
-
-
-def read_config(folder: Path) -> tuple[Blip3oConfig, Sampling]:
-    path = folder / "config.json"
-    try:
-        data = json.loads(path.read_text())
-        return Blip3oConfig(data["n_query"], DiTConfig(**data["dit"])), Sampling(**data["sampling"])
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder} holds no BLIP3-o checkpoint: {path} is missing") from None
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is not a BLIP3-o configuration: {error}") from error
-
-
-def write_config(folder: Path, config: Blip3oConfig, sampling: Sampling) -> None:
-    data = {
-        "n_query": config.n_query,
-        "dit": dataclasses.asdict(config.dit),
-        "sampling": dataclasses.asdict(sampling),
-    }
-    write_atomic(folder / "config.json", (json.dumps(data, indent=2) + "\n").encode())
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
-
-
-def save_tensors(module: nn.Module, path: Path) -> None:
-    """Write a module's tensors in half precision, atomically."""
-    tensors = {name: tensor.detach().half().contiguous() for name, tensor in module.state_dict().items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    save_file(tensors, temporary)
-    os.replace(temporary, path)
-
-
-def load_tensors(module: nn.Module, path: Path) -> None:
-    """Fill a module from a file; CheckpointError names what is missing, unexpected or misshapen."""
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing")
-    stored: dict[str, Tensor] = load_file(path)
-    wanted = module.state_dict()
-    problems = [f"missing {name}" for name in wanted if name not in stored]
-    problems += [f"unexpected {name}" for name in stored if name not in wanted]
-    problems += [
-        f"{name} is {tuple(stored[name].shape)} instead of {tuple(tensor.shape)}"
-        for name, tensor in wanted.items()
-        if name in stored and stored[name].shape != tensor.shape
-    ]
-    if problems:
-        raise CheckpointError(f"{path} does not fit its configuration: {'; '.join(problems[:5])}")
-    module.load_state_dict({name: tensor.float() for name, tensor in stored.items()})
+#: What a checkpoint may take from elsewhere.
+PartName = Literal["backbone", "decoder", "eva_clip"]
+Layout = Literal["ours", "published", "backbone alone"]
 
 
 class Generation(nn.Module):
-    """The trained part of the published model: the latent queries and the diffusion transformer."""
+    """The generator's own part, under the names of ``generator.safetensors``: all that the published model trained."""
 
     def __init__(self, model: Blip3o) -> None:
         super().__init__()
         self.latent_queries = model.latent_queries
         self.dit = model.dit
+        self.projector = model.projector
 
 
-def load_backbone(folder: Path) -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor]:
-    path = folder / "backbone"
-    if not (path / "config.json").is_file():
-        raise CheckpointError(f"{path / 'config.json'} is missing")
+class TextProcessor(ProcessorMixin):
+    """The processor of a backbone that sees no images: a tokenizer in the place where the others have theirs."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, chat_template: str | None = None) -> None:
+        super().__init__(tokenizer, chat_template=chat_template)
+
+
+def layout(folder: Path) -> Layout:
+    """What a folder holds; one without config.json is a checkpoint of ours whose generator is still to come."""
+    path = folder / "config.json"
+    if not path.is_file():
+        return "ours"
+    data = read_json(path)
+    if data.get("model_type") in published.MODEL_TYPES:
+        return "published"
+    return "ours" if "n_query" in data else "backbone alone"
+
+
+def read_config(folder: Path) -> tuple[Blip3oConfig, Sampling]:
+    """The generator's sizes, and how to sample; the published layout does not say how, and gets upstream's settings."""
+    if (kind := layout(folder)) == "published":
+        return published.read_config(folder), Sampling()
+    path = folder / "config.json"
+    if kind == "backbone alone" or not path.is_file():
+        found = "a language model alone" if path.is_file() else f"{path} is missing"
+        raise CheckpointError(f"{folder} holds no BLIP3-o checkpoint: {found}")
+    data = read_json(path)
+    try:
+        config = Blip3oConfig(data["n_query"], data["design"], DiTConfig(**data["dit"]))
+        return config, Sampling(**data["sampling"])
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is not a BLIP3-o configuration: {error}") from error
+
+
+def write_config(
+    folder: Path, config: Blip3oConfig, sampling: Sampling, sources: Mapping[PartName, str] | None = None
+) -> None:
+    """Write config.json; a source that is a path is absolute or relative to ``folder``."""
+    data: dict[str, Any] = {**dataclasses.asdict(config), "sampling": dataclasses.asdict(sampling)}
+    if sources:
+        data["sources"] = dict(sources)
+    write_atomic(folder / "config.json", (json.dumps(data, indent=2) + "\n").encode())
+
+
+def part_folder(folder: Path, part: PartName) -> Path:
+    """Where a part of a checkpoint in our layout lies: what config.json's ``sources`` says, or the sub folder.
+
+    Downloads it when its source is on the hub.
+    """
+    config = folder / "config.json"
+    source = read_json(config).get("sources", {}).get(part) if config.is_file() else None
+    if source is None:
+        return folder / part
+    if (folder / source).is_dir():
+        return folder / source
+    return locate_part(source, part).folder
+
+
+def locate_part(spec: str, part: PartName) -> Located:
+    """``hub.locate`` with the files that this part is read from."""
+    if part == "backbone":
+        return locate(spec, without=DECODER_FILES)
+    return locate(spec, (*MODEL_FILES, *EVA_CLIP_FILES) if part == "eva_clip" else MODEL_FILES)
+
+
+def load_blip3o(
+    folder: Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> tuple[Blip3o, ProcessorMixin]:
+    """Read backbone, queries and transformer (or projector), and the processor; EVA-CLIP and decoder stay unread."""
+    if layout(folder) == "published":
+        return published.load_blip3o(folder, dtype, device)
+    config, _ = read_config(folder)
+    backbone, processor = load_backbone(folder, dtype, device)
+    with empty():
+        model = Blip3o(backbone, config, published.image_token(processor, folder))
+    load_generation(model, folder, dtype, device)
+    return model, processor
+
+
+def load_generation(
+    model: Blip3o, folder: Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> None:
+    """Give ``model`` the latent queries and the transformer (or projector) of a checkpoint of the same sizes."""
+    if layout(folder) == "published":
+        stored, source = published.generation_tensors(folder), folder
+    else:
+        source = folder / "generator.safetensors"
+        stored = stored_tensors(source)
+    published.check_ffn(stored, model.config.dit, source)  # otherwise only "is [7168, 1792] instead of [4864, 1792]"
+    own = [name for name in names(model) if not name.startswith("backbone.")]
+    fill(model, stored, source, own, dtype, device)
+
+
+def load_backbone(
+    folder: Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """Read the backbone and processor of a checkpoint of either layout, or of a model as transformers saves it.
+
+    The latter is given BLIP3-o's extra tokens unless it knows them.
+    """
+    if (kind := layout(folder)) == "published":
+        return published.load_backbone(folder, dtype, device)
+    if kind == "ours":
+        part = part_folder(folder, "backbone")
+        if part != folder / "backbone":
+            return load_backbone(part, dtype, device)
+        folder = part
+    processor = _read_processor(folder)
+    backbone = _read_backbone(folder, dtype)
+    add_extra_tokens(backbone, processor.tokenizer)
+    return backbone.to(device), processor
+
+
+def _read_backbone(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """As transformers reads it, but a tensor that is missing or does not fit is an error."""
+    stored_tensors(folder)  # names a file that is missing or cut short
     with _without_progress_bar():
-        backbone = Qwen2_5_VLForConditionalGeneration.from_pretrained(path, dtype=torch.float32, local_files_only=True)
-    return backbone, Qwen2_5_VLProcessor.from_pretrained(path, local_files_only=True)
+        backbone, report = BACKBONES[_model_type(folder)].from_pretrained(
+            folder, dtype=dtype, local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    _check_report(report, folder)
+    return backbone
 
 
-def save_backbone(backbone: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, folder: Path) -> None:
-    """Write the backbone in half precision; it is float32 again afterwards, rounded."""
+def _check_report(report: Mapping[str, Any], folder: Path) -> None:
+    """The libraries fill up what is missing or misshapen with random numbers; here it is an error."""
+    refuse(
+        [f"{name} is missing" for name in sorted(report["missing_keys"])]
+        + [f"{name} is {list(a)} instead of {list(b)}" for name, a, b in sorted(report["mismatched_keys"])]
+        + [f"{name} is unexpected" for name in sorted(report["unexpected_keys"])],
+        folder,
+    )
+
+
+def _model_type(folder: Path) -> str:
+    path = folder / "config.json"
+    model_type = read_json(path).get("model_type")
+    if model_type not in BACKBONES:
+        raise CheckpointError(f"{path}: model_type is {model_type!r}; a backbone's is one of {', '.join(BACKBONES)}")
+    return str(model_type)
+
+
+def _read_processor(folder: Path) -> ProcessorMixin:
+    model_type = _model_type(folder)
+    if model_type == "qwen2_5_vl":
+        return published.load_processor(folder)
+    try:
+        if model_type == "llava":
+            return LlavaProcessor.from_pretrained(folder, local_files_only=True)
+        return TextProcessor(AutoTokenizer.from_pretrained(folder, local_files_only=True))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder} holds no processor or tokenizer that can be read: fetch its files") from error
+
+
+@torch.no_grad()
+def add_extra_tokens(backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give tokenizer and embedding [IMG], [/IMG] and <image>, before them <pad> where the tokenizer has no padding.
+
+    The embedding gets as many rows as the tokenizer has tokens, which drops the unused rows of Qwen's. A new row, of
+    the output layer too where it is not tied, is the mean of all rows before the new ones, as in upstream's training.
+    """
+    if EXTRA_TOKENS[0] in tokenizer.get_vocab():
+        return
+    old = len(tokenizer)
+    if tokenizer.pad_token is None:
+        tokenizer.add_special_tokens({"pad_token": "<pad>"})
+        backbone.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    tokenizer.add_tokens([AddedToken(token, special=True) for token in EXTRA_TOKENS], special_tokens=True)
+    backbone.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    for layer in (backbone.get_input_embeddings(), backbone.get_output_embeddings()):
+        layer.weight[old:] = layer.weight[:old].mean(0, dtype=torch.float32).to(layer.weight.dtype)
+
+
+def save_backbone(
+    backbone: PreTrainedModel,
+    processor: ProcessorMixin,
+    folder: Path,
+    state: Mapping[str, Tensor] | None = None,
+    dtype: torch.dtype = torch.float16,
+) -> None:
+    """Write a backbone, with the weights of ``state`` where it has them, as ``dtype``; the module is left as it is."""
+    tensors = {**backbone.state_dict(), **(state or {})}
+    for name in backbone.all_tied_weights_keys:  # stored once, under its other name
+        del tensors[name]
+    stored = {name: tensor.detach().to("cpu", dtype) for name, tensor in tensors.items()}
     with _without_progress_bar():
-        backbone.half().save_pretrained(folder / "backbone")
-    backbone.float()
+        backbone.save_pretrained(folder / "backbone", state_dict=stored)
     processor.save_pretrained(folder / "backbone")
 
 
@@ -139,49 +261,86 @@ def _without_progress_bar() -> Iterator[None]:
             enable_progress_bar()
 
 
-def load_blip3o(folder: Path) -> tuple[Blip3o, Qwen2_5_VLProcessor]:
-    config, _ = read_config(folder)
-    backbone, processor = load_backbone(folder)
-    model = Blip3o(backbone, config, processor.tokenizer.convert_tokens_to_ids("[IMG]"))
-    load_tensors(Generation(model), folder / "generator.safetensors")
-    return model, processor
-
-
 def save_eva_clip(encoder: EvaClip, folder: Path) -> None:
     content = json.dumps(dataclasses.asdict(encoder.config), indent=2) + "\n"
+    save_tensors(encoder.state_dict(), folder / "eva_clip" / "model.safetensors")
     write_atomic(folder / "eva_clip" / "config.json", content.encode())
-    save_tensors(encoder, folder / "eva_clip" / "model.safetensors")
 
 
-def load_eva_clip(folder: Path) -> EvaClip:
-    path = folder / "eva_clip" / "config.json"
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing")
-    encoder = EvaClip(EvaConfig(**json.loads(path.read_text())))
-    load_tensors(encoder, folder / "eva_clip" / "model.safetensors")
+def load_eva_clip(folder: Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> EvaClip:
+    """Read the target encoder of a checkpoint of either layout, or of jiuhai/eva_clip_vision_tower."""
+    if (folder / "pytorch_model.bin").is_file() or layout(folder) == "published":
+        return published.load_eva_clip(folder, dtype=dtype, device=device)
+    part = part_folder(folder, "eva_clip")
+    if part != folder / "eva_clip":
+        return load_eva_clip(part, dtype, device)
+    with empty():
+        encoder = EvaClip(EvaConfig(**read_json(part / "config.json")))
+    fill(encoder, stored_tensors(part / "model.safetensors"), part / "model.safetensors", dtype=dtype, device=device)
     return encoder
 
 
-def load_vae(folder: Path) -> AutoencoderKL:
-    path = folder / "decoder" / "vae"
-    if not path.is_dir():
-        raise CheckpointError(f"{path} is missing")
-    return AutoencoderKL.from_pretrained(path, torch_dtype=torch.float32, local_files_only=True)
+def load_decoder(folder: Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Decoder:
+    """Read UNet and VAE; CheckpointError when a scheduler stored beside them is not the one that we sample with."""
+    part = _decoder_folder(folder)
+    check_scheduler(part / "scheduler" / "scheduler_config.json")
+    unet = _load_diffusers(UNet2DConditionModel, part / "unet", dtype, device)
+    return Decoder(unet, _load_diffusers(AutoencoderKL, part / "vae", dtype, device))
 
 
-def load_decoder(folder: Path) -> Decoder:
-    path = folder / "decoder" / "unet"
-    if not path.is_dir():
-        raise CheckpointError(f"{path} is missing")
-    unet = UNet2DConditionModel.from_pretrained(path, torch_dtype=torch.float32, local_files_only=True)
-    return Decoder(unet, load_vae(folder))
+def load_vae(folder: Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> AutoencoderKL:
+    """Read the VAE alone; also that of a diffusers pipeline such as FLUX.1-dev's."""
+    return _load_diffusers(AutoencoderKL, _decoder_folder(folder) / "vae", dtype, device)
+
+
+def _decoder_folder(folder: Path) -> Path:
+    """The folder that holds unet and vae: our ``decoder``, the published ``diffusion-decoder``, or a whole pipeline."""
+    if (folder / "diffusion-decoder").is_dir() or layout(folder) == "published":
+        return folder / "diffusion-decoder"
+    if (folder / "vae").is_dir():
+        return folder
+    part = part_folder(folder, "decoder")
+    return part if part == folder / "decoder" else _decoder_folder(part)
+
+
+def _load_diffusers(cls: type[ModelMixin], folder: Path, dtype: torch.dtype, device: torch.device | str) -> ModelMixin:
+    """Read weights of a bf16 variant (the published ones have no others) or without one."""
+    read_json(folder / "config.json")
+    variant = "bf16" if (folder / "diffusion_pytorch_model.bf16.safetensors").is_file() else None
+    weights = folder / f"diffusion_pytorch_model{f'.{variant}' if variant else ''}.safetensors"
+    stored_tensors(weights)  # names a file that is missing or cut short
+    module, report = cls.from_pretrained(
+        folder,
+        variant=variant,
+        torch_dtype=dtype,
+        local_files_only=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+    )
+    _check_report(report, folder)
+    return module.to(device)
+
+
+def check_scheduler(path: Path) -> None:
+    """Raise CheckpointError, naming the field, for a scheduler_config.json that is not ``Decoder``'s schedule."""
+    if not path.is_file():
+        return
+    # A field that is not stored has the default of diffusers.
+    stored = {**EulerDiscreteScheduler().config, **read_json(path)}
+    ours = EulerDiscreteScheduler(**SCHEDULER).config
+    wanted = {"_class_name": "EulerDiscreteScheduler"} | {k: v for k, v in ours.items() if not k.startswith("_")}
+    for field, value in wanted.items():
+        if stored.get(field) != value:
+            raise CheckpointError(f"{path}: {field} is {stored.get(field)!r}; this decoder samples with {value!r}")
 
 
 def digest(folder: Path) -> str:
-    """sha256 over the names and bytes of all files of the checkpoint, in name order."""
+    """sha256 over the names and bytes of all files of the checkpoint, in name order; hidden ones are a tool's notes."""
     total = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            total.update(str(path.relative_to(folder)).encode() + b"\0")
-            total.update(hashlib.sha256(path.read_bytes()).digest())
+        name = path.relative_to(folder)
+        if path.is_file() and not any(part.startswith(".") for part in name.parts):
+            total.update(str(name).encode() + b"\0")
+            with path.open("rb") as file:
+                total.update(hashlib.file_digest(file, "sha256").digest())
     return total.hexdigest()

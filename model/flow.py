@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -13,14 +12,11 @@ LEVELS = 1000
 
 #: (noisy features, timestep) -> predicted flow.
 Velocity = Callable[[Tensor, Tensor], Tensor]
-#: (noisy features, timestep, condition) -> predicted flow.
-Network = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def noise_levels(count: int, generator: torch.Generator | None = None) -> Tensor:
-    """Draw sigma in {0.001, ..., 1}, uniform, one per sample [count]."""
-    index = (torch.rand(count, generator=generator) * LEVELS).long()
-    return (LEVELS - index).float() / LEVELS
+def noise_levels(uniform: Tensor) -> Tensor:
+    """Uniform numbers in [0, 1) -> sigma in {0.001, ..., 1}, of the same shape: level 1000 comes from 0."""
+    return (LEVELS - (uniform * LEVELS).long()).float() / LEVELS
 
 
 def add_noise(clean: Tensor, noise: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
@@ -33,27 +29,26 @@ def add_noise(clean: Tensor, noise: Tensor, sigma: Tensor) -> tuple[Tensor, Tens
     return (1 - sigma) * clean + sigma * noise, noise - clean
 
 
-def sample(velocity: Velocity, noise: Tensor, steps: int) -> Tensor:
-    """Integrate from noise to features in ``steps`` Euler steps over sigma = linspace(1, 1 / steps), then 0."""
-    sigmas = [*torch.linspace(1, 1 / steps, steps).tolist(), 0.0]
+def schedule(steps: int) -> Tensor:
+    """Sigmas of the sampler in float32, [steps + 1]: linspace(1, 1 / steps), then 0."""
+    return torch.cat([torch.linspace(1, 1 / steps, steps, dtype=torch.float64).float(), torch.zeros(1)])
+
+
+def sample(velocity: Velocity, noise: Tensor, steps: int, integer_timesteps: bool = False) -> Tensor:
+    """Integrate from noise to features in ``steps`` Euler steps.
+
+    ``integer_timesteps`` cuts the network's timestep to whole numbers, as upstream's inference does (966.67 -> 966)
+    and its training does not. Each step is summed in float32, whatever the dtype of ``noise``.
+    """
+    sigmas = schedule(steps)
+    timesteps = (sigmas * LEVELS).long() if integer_timesteps else sigmas * LEVELS
     x = noise
-    for sigma, following in pairwise(sigmas):
-        timestep = torch.full((len(x),), sigma * LEVELS, device=x.device)
-        x = x + (following - sigma) * velocity(x, timestep)
+    for i in range(steps):
+        flow = velocity(x, timesteps[i].to(x.device).expand(len(x)))
+        x = (x.float() + (sigmas[i + 1] - sigmas[i]) * flow).to(noise.dtype)
     return x
 
 
-def guided(network: Network, condition: Tensor, null: Tensor, guidance: float) -> Velocity:
-    """Classifier-free guidance: v_null + guidance (v_condition - v_null), both in one batch, null first.
-
-    Guidance 1 leaves the null condition out.
-    """
-    if guidance == 1:
-        return lambda x, timestep: network(x, timestep, condition)
-    both = torch.cat([null, condition])
-
-    def velocity(x: Tensor, timestep: Tensor) -> Tensor:
-        base, conditional = network(torch.cat([x, x]), torch.cat([timestep, timestep]), both).chunk(2)
-        return base + guidance * (conditional - base)
-
-    return velocity
+def guided(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor:
+    """Classifier-free guidance: v_null + guidance (v_condition - v_null)."""
+    return unconditional + guidance * (conditional - unconditional)

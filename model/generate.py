@@ -6,25 +6,49 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
+from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor
-from transformers import GenerationConfig, Qwen2_5_VLProcessor
+from transformers import GenerationConfig, ProcessorMixin
 
 from model import checkpoint, flow
 from model.blip3o import IMAGE, INSTRUCTION, Blip3o, chat
-from model.checkpoint import Sampling
-from model.decoder import Decoder
+from model.config import Sampling
+from model.data import pixels
+from model.decoder import Decoder, to_pixels
+from model.dit import Context
+from model.eva_clip import EvaClip, normalize
+from model.hub import DECODER_FILES, Located, locate
 
-#: Images are drawn in groups of exactly this many (the last one is filled up), because the shape of a matrix
-#: product decides the order in which it is summed: so an image does not depend on the batch it came in.
+#: ``exact``: float32, the timesteps that training saw. ``upstream``: the published pipeline's arithmetic: float16
+#: backbone and transformer with whole timesteps, bfloat16 decoder, noise drawn on the device in these dtypes.
+Profile = Literal["exact", "upstream"]
+
+#: ``auto`` takes a GPU if there is one; of several GPUs, each of a machine's processes takes its own.
+Device = Literal["auto", "cpu", "cuda"]
+
+#: Of backbone and transformer, and of UNet and VAE.
+_DTYPES: dict[Profile, tuple[torch.dtype, torch.dtype]] = {
+    "exact": (torch.float32, torch.float32),
+    "upstream": (torch.float16, torch.bfloat16),
+}
+
+#: Prompts and images go through the network in groups of exactly this many (the last one is filled up), because the
+#: shape of a matrix product decides the order in which it is summed: so an image does not depend on its batch.
 GROUP = 8
+#: Prompts are padded to a multiple of this many tokens, for the same reason.
+TOKENS = 32
+
+RECONSTRUCT = "Please reconstruct the given image."
+#: Upstream squeezes an image to this size before its backbone sees it: 256 image tokens.
+RECONSTRUCTED_SIZE = 448
 
 
 @contextmanager
@@ -68,17 +92,23 @@ class Asked(Protocol):
 class Understanding:
     """Questions about images -> answers, by the backbone's own generate()."""
 
-    def __init__(self, folder: Path, model: Blip3o, processor: Qwen2_5_VLProcessor) -> None:
-        self.folder = folder
-        self.model = model.eval()
+    def __init__(self, source: Located, model: Blip3o, processor: ProcessorMixin, profile: Profile) -> None:
+        self.source = source
+        self.model = model.eval().requires_grad_(False)
         self.processor = processor
+        self.profile = profile
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.latent_queries.device
 
     @cached_property
     def digest(self) -> str:
-        return checkpoint.digest(self.folder)
+        return checkpoint.digest(self.source.folder)
 
     def describe(self) -> Mapping[str, Any]:
-        return {"name": self.folder.name, "sha256": self.digest, "dtype": "float32"}
+        name = self.source.name if self.source.repo else self.source.folder.name
+        return {"name": name, "sha256": self.digest, "profile": self.profile, "device": self.device.type}
 
     @_one_thread()
     @torch.inference_mode()
@@ -93,7 +123,7 @@ class Understanding:
     def _answer(self, sample: Asked, seed: int) -> str:
         images = [open_image().convert("RGB") for open_image in sample.images]
         text = chat(IMAGE * len(images) + sample.prompt)
-        batch = self.processor(text=[text], images=[images] if images else None, return_tensors="pt")
+        batch = self.processor(text=[text], images=[images] if images else None, return_tensors="pt").to(self.device)
         decoding = sample.decoding
         sampled = decoding.temperature > 0
         if sampled:
@@ -117,10 +147,16 @@ class Unified(Understanding):
     """The whole model: it answers, and it draws."""
 
     def __init__(
-        self, folder: Path, model: Blip3o, processor: Qwen2_5_VLProcessor, decoder: Decoder, sampling: Sampling
+        self,
+        source: Located,
+        model: Blip3o,
+        processor: ProcessorMixin,
+        decoder: Decoder | AutoencoderKL,
+        sampling: Sampling,
+        profile: Profile,
     ) -> None:
-        super().__init__(folder, model, processor)
-        self.decoder = decoder.eval()
+        super().__init__(source, model, processor, profile)
+        self.decoder = decoder.eval().requires_grad_(False)
         self.sampling = sampling
 
     def describe(self) -> Mapping[str, Any]:
@@ -130,51 +166,203 @@ class Unified(Understanding):
     @torch.inference_mode()
     def generate(self, samples: Sequence[Prompted], seeds: Sequence[int]) -> list[Image.Image]:
         """One image per sample. Each sample's noise comes from a generator with its own seed."""
-        states = {prompt: self.condition(prompt) for prompt in dict.fromkeys(sample.prompt for sample in samples)}
-        images: list[Image.Image] = []
-        for start in range(0, len(samples), GROUP):
-            conditions = torch.stack([states[sample.prompt] for sample in samples[start : start + GROUP]])
-            images += self.draw(conditions, seeds[start : start + GROUP])
-        return images
+        prompts = list(dict.fromkeys(sample.prompt for sample in samples))
+        states = dict(zip(prompts, self.conditions(prompts), strict=True))
+        return self.draw(torch.stack([states[sample.prompt] for sample in samples]), seeds)
 
-    def condition(self, prompt: str) -> Tensor:
-        """States of the latent queries behind one prompt, [n_query, width]."""
-        ids = self.processor.tokenizer(chat(INSTRUCTION + prompt), return_tensors="pt").input_ids[0]
-        return self.model.query_states([ids])[0]
+    def conditions(self, prompts: Sequence[str]) -> Tensor:
+        """States of the latent queries behind each prompt, [B, n_query, width]."""
+        ids = [self._tokens(chat(INSTRUCTION + prompt)) for prompt in prompts]
+        buckets: dict[int, list[int]] = {}
+        for i, prompt in enumerate(ids):
+            buckets.setdefault(len(prompt) // TOKENS, []).append(i)  # [IMG] makes it one longer
+        states: dict[int, Tensor] = {}
+        for indices in buckets.values():
+            for group, filled in _groups(indices):
+                hidden = self.model.query_states([ids[i] for i in filled], multiple_of=TOKENS)
+                states.update(zip(group, hidden[: len(group)], strict=True))
+        return torch.stack([states[i] for i in range(len(ids))])
 
     def draw(self, conditions: Tensor, seeds: Sequence[int]) -> list[Image.Image]:
-        """Conditions [up to GROUP, n_query, width] and a seed each -> images."""
-        count = len(conditions)
-        filled = [i % count for i in range(GROUP)]
-        conditions = conditions[filled]
-        generators = [torch.Generator().manual_seed(seeds[i]) for i in filled]
-        features = self.features(conditions, generators)
-        tokens = features.flatten(2).transpose(1, 2)  # [B, N, C]
-        sampling = self.sampling
-        pixels = self.decoder.decode(
-            tokens, torch.zeros_like(tokens), generators, sampling.decoder_steps, sampling.decoder_guidance
-        )
-        rounded = (pixels[:count] * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
-        return [Image.fromarray(array.numpy()) for array in rounded]
+        """Conditions [B, n_query, width] and a seed each -> images."""
+        images: list[Image.Image] = []
+        for group, filled in _groups(range(len(conditions))):
+            generators = [self._generator(seeds[i]) for i in filled]
+            features = self.features(conditions[filled], generators)
+            images += _images(self._decode(features, generators)[: len(group)])
+        return images
+
+    @_one_thread()
+    @torch.inference_mode()
+    def reconstruct(self, images: Sequence[Image.Image], seeds: Sequence[int]) -> list[Image.Image]:
+        """Each image as the whole model sees and draws it again: through the backbone's own eyes.
+
+        The published weights know this one instruction with images; they were not trained to edit.
+        """
+        text = chat(IMAGE + RECONSTRUCT)
+        states: list[Tensor] = []
+        for image in images:
+            squeezed = image.convert("RGB").resize((RECONSTRUCTED_SIZE, RECONSTRUCTED_SIZE))
+            batch = self.processor(text=[text], images=[[squeezed]], return_tensors="pt").to(self.device)
+            seen = self.model.image_features(
+                batch["pixel_values"].to(self.model.latent_queries.dtype), batch["image_grid_thw"]
+            )
+            states.append(self.model.query_states([batch["input_ids"][0]], seen)[0])
+        return self.draw(torch.stack(states), seeds)
+
+    @_one_thread()
+    @torch.inference_mode()
+    def decode_images(self, images: Sequence[Image.Image], seeds: Sequence[int]) -> list[Image.Image]:
+        """Each image from its own EVA-CLIP features: the best that the decoder can do. Guidance leads away from black.
+
+        An image is squeezed to the encoder's size, not cropped. Raises CheckpointError when there is no encoder.
+        """
+        encoder = self.encoder
+        size = encoder.config.image_size
+        decoded: list[Image.Image] = []
+        for group, filled in _groups(range(len(images))):
+            squeezed = [images[i].convert("RGB").resize((size, size), Image.Resampling.BICUBIC) for i in filled]
+            features = encoder.features(normalize(pixels(squeezed, size).to(self.device)))
+            black = encoder.features(torch.zeros(1, 3, size, size, device=self.device))  # zeros of normalised pixels
+            generators = [self._generator(seeds[i]) for i in filled]
+            decoded += _images(self._decode(features, generators, _as_tokens(black))[: len(group)])
+        return decoded
 
     def features(self, conditions: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        """Sample EVA-CLIP features [B, C, grid, grid]; guidance steers away from the zero condition."""
-        config = self.model.dit.config
-        shape = (1, config.channels, config.grid, config.grid)
-        noise = torch.cat([torch.randn(shape, generator=generator) for generator in generators])
-        null = torch.zeros_like(conditions)
-        velocity = flow.guided(self.model.dit, conditions, null, self.sampling.guidance)
-        return flow.sample(velocity, noise, self.sampling.steps)
+        """Query states [B, n_query, width] -> the map that the decoder takes, [B, C, grid, grid]."""
+        return sample_features(self.model, conditions, generators, self.sampling, self.profile == "upstream")
+
+    @cached_property
+    def encoder(self) -> EvaClip:
+        """EVA-CLIP, which drawing from prompts does without."""
+        return checkpoint.load_eva_clip(self.source.folder, device=self.device).eval().requires_grad_(False)
+
+    @cached_property
+    def negative(self) -> Tensor:
+        """What the decoder's guidance leads away from: the features [1, N, C] of the bare prompt " ".
+
+        Upstream samples them once in a process, with whatever random state the first image left behind; under
+        GenEval's seeding that is the second draw of seed 42, and so it is here for every run.
+        """
+        generator = self._generator(42)
+        feature_noise(self.model, generator)
+        states = self.model.query_states([self._tokens(" ")])
+        return _as_tokens(self.features(states, [generator]))
+
+    def _decode(
+        self, features: Tensor, generators: Sequence[torch.Generator], negative: Tensor | None = None
+    ) -> Tensor:
+        """A map [B, C, grid, grid] -> RGB in [0, 1], [B, 3, H, W]."""
+        if isinstance(self.decoder, AutoencoderKL):
+            return to_pixels(self.decoder, features.to(self.decoder.dtype))
+        dtype = self.decoder.unet.dtype
+        tokens = _as_tokens(features).to(dtype)
+        if negative is None:
+            negative = self.negative if self.sampling.decoder_guidance != 1 else tokens[:1]
+        noise = self.decoder.draw_noise(generators, dtype, self.device)
+        sampling = self.sampling
+        latents = self.decoder.sample(
+            tokens,
+            negative.to(dtype).expand_as(tokens),
+            noise,
+            sampling.decoder_steps,
+            sampling.decoder_guidance,
+        )
+        return to_pixels(self.decoder.vae, latents)
+
+    def _tokens(self, text: str) -> Tensor:
+        return torch.tensor(self.processor.tokenizer(text).input_ids)
+
+    def _generator(self, seed: int) -> torch.Generator:
+        device = self.device if self.profile == "upstream" else "cpu"
+        return torch.Generator(device).manual_seed(seed)
 
 
-def load_answerer(folder: Path) -> Understanding:
-    """Read what understanding needs: the backbone. CheckpointError when the folder does not hold it."""
-    model, processor = checkpoint.load_blip3o(folder)
-    return Understanding(folder, model, processor)
+def sample_features(
+    model: Blip3o,
+    states: Tensor,
+    generators: Sequence[torch.Generator],
+    sampling: Sampling,
+    integer_timesteps: bool = False,
+) -> Tensor:
+    """Query states [B, n_query, width] -> EVA-CLIP features, or VAE latents, [B, C, grid, grid].
+
+    One generator per sample draws its noise; guidance steers away from states of zeros. Under CLIP + MSE the
+    features are the projected states, and nothing is drawn.
+    """
+    config = model.config.dit
+    if model.projector is not None:
+        return model.projector(states).transpose(1, 2).unflatten(2, (config.grid, config.grid))
+    dit = model.dit
+    assert dit is not None
+    noise = torch.cat([feature_noise(model, generator) for generator in generators])
+    context = dit.context(states)
+    if sampling.guidance == 1:
+        return flow.sample(lambda x, t: dit.velocity(x, t, context), noise, sampling.steps, integer_timesteps)
+    both = Context.cat(dit.context(torch.zeros_like(states[:1])).expand(len(states)), context)
+
+    def velocity(x: Tensor, timestep: Tensor) -> Tensor:
+        null, conditional = dit.velocity(torch.cat([x, x]), torch.cat([timestep, timestep]), both).chunk(2)
+        return flow.guided(conditional, null, sampling.guidance)
+
+    return flow.sample(velocity, noise, sampling.steps, integer_timesteps)
 
 
-def load(folder: Path) -> Unified:
-    """Read a whole checkpoint. CheckpointError names what is missing or does not fit."""
-    model, processor = checkpoint.load_blip3o(folder)
-    _, sampling = checkpoint.read_config(folder)
-    return Unified(folder, model, processor, checkpoint.load_decoder(folder), sampling)
+def feature_noise(model: Blip3o, generator: torch.Generator) -> Tensor:
+    """Unit noise for one image [1, C, grid, grid], on the model's device; in the model's dtype if drawn there."""
+    queries, config = model.latent_queries, model.config.dit
+    shape = (1, config.channels, config.grid, config.grid)
+    dtype = queries.dtype if generator.device.type == queries.device.type else torch.float32
+    return torch.randn(shape, generator=generator, dtype=dtype, device=generator.device).to(queries)
+
+
+def _groups(indices: Sequence[int]) -> Iterator[tuple[Sequence[int], list[int]]]:
+    """Up to GROUP indices each, as they are and filled up to GROUP with the same ones."""
+    for start in range(0, len(indices), GROUP):
+        group = indices[start : start + GROUP]
+        yield group, [group[i % len(group)] for i in range(GROUP)]
+
+
+def _as_tokens(features: Tensor) -> Tensor:
+    """A map [B, C, h, w] -> tokens [B, h * w, C] in reading order."""
+    return features.flatten(2).transpose(1, 2)
+
+
+def _images(rgb: Tensor) -> list[Image.Image]:
+    """RGB in [0, 1], [B, 3, H, W] -> images."""
+    rounded = (rgb.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
+    return [Image.fromarray(array.numpy()) for array in rounded]
+
+
+def load_answerer(spec: str, profile: Profile = "exact", device: Device = "cpu") -> Understanding:
+    """Read what answering needs, from a folder or ``owner/name[@revision]`` on the hub.
+
+    Raises CheckpointError, which names what is missing or does not fit.
+    """
+    source = locate(spec, without=DECODER_FILES)
+    model, processor = checkpoint.load_blip3o(source.folder, _DTYPES[profile][0], _place(device))
+    return Understanding(source, model, processor, profile)
+
+
+def load(spec: str, profile: Profile = "exact", device: Device = "cpu") -> Unified:
+    """Read a whole checkpoint, from a folder or ``owner/name[@revision]`` on the hub.
+
+    Raises CheckpointError, which names what is missing or does not fit.
+    """
+    source = locate(spec)
+    dtype, decoder_dtype = _DTYPES[profile]
+    place = _place(device)
+    model, processor = checkpoint.load_blip3o(source.folder, dtype, place)
+    config, sampling = checkpoint.read_config(source.folder)
+    decoder: Decoder | AutoencoderKL
+    if config.design == "vae_flow":
+        decoder = checkpoint.load_vae(source.folder, decoder_dtype, place)
+    else:
+        decoder = checkpoint.load_decoder(source.folder, decoder_dtype, place)
+    return Unified(source, model, processor, decoder, sampling, profile)
+
+
+def _place(device: Device) -> torch.device:
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % max(1, torch.cuda.device_count()))

@@ -1,6 +1,6 @@
 """Our model as lmms-eval's model ``blip3o``, for its own command line:
 
-    lmms-eval --model blip3o --model_args checkpoint=DIR --tasks mme
+    lmms-eval --model blip3o --model_args checkpoint=FOLDER_OR_HUB_NAME --tasks mme
 
 lmms-eval finds ``manifests`` by the entry point group ``lmms_eval.models``.
 """
@@ -11,10 +11,8 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from lmms_eval.api.model import lmms
 from tqdm import tqdm
 
@@ -64,16 +62,14 @@ class Blip3oLmms(lmms):
         """``checkpoint`` and ``seed`` come from --model_args.
 
         lmms-eval passes its options --batch_size and --device to every model. The batch sizes change nothing here:
-        the model answers one question at a time. Raises ValueError for another device than the CPU.
+        the model answers one question at a time. Any device but the CPU means a GPU if there is one.
         """
         from model.generate import load_answerer
 
-        if device not in (None, "cpu"):
-            raise ValueError(f"--device {device}: blip3o runs on the CPU; leave --device out")
         super().__init__()
-        self.device = torch.device("cpu")  # lmms-eval's evaluator reads it when there are several processes
         self.seed = seed
-        self._answerer = load_answerer(Path(checkpoint))
+        self._answerer = load_answerer(checkpoint, device="cpu" if device == "cpu" else "auto")
+        self.device = self._answerer.device  # lmms-eval's evaluator reads it when there are several processes
 
     def generate_until(self, requests: Sequence[Instance]) -> list[str]:
         """One reply per request, in their order."""

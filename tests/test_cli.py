@@ -32,7 +32,7 @@ def generator(monkeypatch: pytest.MonkeyPatch) -> FakeGenerator:
         monkeypatch.setitem(catalog.BENCHMARKS, (suite, "fake"), lambda data: FakeBenchmark())
         monkeypatch.setitem(catalog.BENCHMARKS, (suite, "questions"), lambda data: questions())
         monkeypatch.setitem(catalog.SUITES, suite, ("fake", "questions"))
-    monkeypatch.setattr(blip3o_bench, "load_model", lambda spec: model)
+    monkeypatch.setattr(blip3o_bench, "load_model", lambda spec, profile, device: model)
     return model
 
 
@@ -162,7 +162,7 @@ def test_ctrl_c_exits_with_130(tmp_path: Path, generator: FakeGenerator) -> None
 
 
 def test_a_bug_is_no_users_error(tmp_path: Path, generator: FakeGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(spec: str) -> FakeAnswerer:
+    def broken(*arguments: object) -> FakeAnswerer:
         raise ZeroDivisionError
 
     monkeypatch.setattr(blip3o_bench, "load_model", broken)
@@ -174,7 +174,7 @@ def test_a_bug_is_no_users_error(tmp_path: Path, generator: FakeGenerator, monke
 def test_a_package_that_is_not_installed_is_named(
     tmp_path: Path, generator: FakeGenerator, monkeypatch: pytest.MonkeyPatch, module: str, exit_code: int
 ) -> None:
-    def incomplete(spec: str) -> FakeAnswerer:
+    def incomplete(*arguments: object) -> FakeAnswerer:
         raise ModuleNotFoundError(f"No module named {module!r}", name=module)
 
     monkeypatch.setattr(blip3o_bench, "load_model", incomplete)

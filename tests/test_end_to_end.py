@@ -33,7 +33,7 @@ def call(*arguments: str | Path) -> Result:
 
 @pytest.fixture(scope="module")
 def toy() -> Unified:
-    return load(blip3o_bench.TOY_CHECKPOINT)
+    return load(str(blip3o_bench.TOY_CHECKPOINT))
 
 
 @pytest.fixture(scope="module")

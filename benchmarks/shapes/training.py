@@ -26,6 +26,7 @@ class Example:
     image: Image.Image
     caption: str
     turns: tuple[tuple[str, str], ...]
+    key: str = ""  # endless and drawn in no time: nothing computed from it is worth keeping
 
 
 def description(scene: Scene) -> str:

@@ -146,6 +146,8 @@ def test_nothing_is_left_behind_in_the_process(tmp_path: Path) -> None:
 class ScriptedAnswerer:
     """Right, wrong, or right with a full stop: a matter of the question's text alone."""
 
+    device = "cpu"
+
     def __init__(self, answers: dict[str, str]) -> None:
         self.answers = answers  # prompt and image bytes -> the right answer
 
@@ -207,7 +209,7 @@ def evaluated_by_lmms_eval(benchmark: Vqav2, answerer: ScriptedAnswerer, monkeyp
         from model.lmms_plugin import manifests
 
         generate = ModuleType("model.generate")
-        generate.load_answerer = lambda folder: answerer  # type: ignore[attr-defined]
+        generate.load_answerer = lambda spec, device: answerer  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "model.generate", generate)
         for manifest in manifests():
             MODEL_REGISTRY_V2.register_manifest(manifest)  # what an installed entry point does

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 ROOT = Path(os.environ.get("GOLDEN_DIR") or Path(__file__).parent / "cases")
@@ -29,6 +30,12 @@ def case_file(name: str) -> bytes:
 
 def load_json(name: str) -> Any:
     return json.loads(case_file(name))
+
+
+def load_tensors(name: str) -> dict[str, Any]:
+    """All entries of a .pt file."""
+    entries: dict[str, Any] = torch.load(io.BytesIO(case_file(name)), weights_only=True)
+    return entries
 
 
 def load_arrays(name: str) -> dict[str, NDArray[Any]]:

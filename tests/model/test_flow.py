@@ -7,7 +7,7 @@ from model import flow
 
 
 def test_levels_are_the_thousand_of_the_scheduler() -> None:
-    sigma = flow.noise_levels(200_000, torch.Generator().manual_seed(0))
+    sigma = flow.noise_levels(torch.rand(200_000, generator=torch.Generator().manual_seed(0)))
     steps = (sigma * 1000).round()
     assert torch.equal(steps / 1000, sigma)
     assert (steps.min().item(), steps.max().item()) == (1, 1000)
@@ -40,11 +40,17 @@ def test_timesteps_are_a_thousand_times_the_level() -> None:
     assert seen == pytest.approx([1000, 750, 500, 250])
 
 
-def test_guidance_extrapolates_from_the_null_condition() -> None:
-    def network(x: torch.Tensor, timestep: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-        return x + condition
+def test_upstream_cuts_timesteps_to_whole_numbers() -> None:
+    seen: list[float] = []
 
-    x, condition, null = torch.zeros(1, 2), torch.full((1, 2), 3.0), torch.ones(1, 2)
-    guided = flow.guided(network, condition, null, 2.5)
-    assert guided(x, torch.ones(1)).tolist() == [[6, 6]]  # 1 + 2.5 (3 - 1)
-    assert flow.guided(network, condition, null, 1)(x, torch.ones(1)).tolist() == [[3, 3]]
+    def velocity(x: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        seen.append(timestep[0].item())
+        return torch.ones_like(x)
+
+    sampled = flow.sample(velocity, torch.zeros(1, 1), 3, integer_timesteps=True)
+    assert seen == [1000, 666, 333]
+    assert sampled.item() == pytest.approx(-1)  # the steps are those of the uncut levels
+
+
+def test_guidance_extrapolates_from_the_null_condition() -> None:
+    assert flow.guided(torch.full((1, 2), 3.0), torch.ones(1, 2), 2.5).tolist() == [[6, 6]]  # 1 + 2.5 (3 - 1)

@@ -32,7 +32,7 @@ class Request:
 
 @pytest.fixture(scope="module")
 def model(checkpoint: Path) -> Unified:
-    return load(checkpoint)
+    return load(str(checkpoint))
 
 
 def noise_image(seed: int) -> Image.Image:
@@ -111,9 +111,9 @@ def test_understanding_loads_without_the_decoder(checkpoint: Path, tmp_path: Pat
     shutil.copytree(checkpoint, tmp_path / "half")
     shutil.rmtree(tmp_path / "half" / "decoder")
     shutil.rmtree(tmp_path / "half" / "eva_clip")
-    assert load_answerer(tmp_path / "half").answer([Request("?", (partial(noise_image, 0),))], [0])
+    assert load_answerer(str(tmp_path / "half")).answer([Request("?", (partial(noise_image, 0),))], [0])
     with pytest.raises(CheckpointError, match="decoder"):
-        load(tmp_path / "half")
+        load(str(tmp_path / "half"))
 
 
 def test_a_tensor_that_does_not_fit_is_named(checkpoint: Path, tmp_path: Path) -> None:
@@ -121,10 +121,58 @@ def test_a_tensor_that_does_not_fit_is_named(checkpoint: Path, tmp_path: Path) -
     config = tmp_path / "copy" / "config.json"
     content = json.loads(config.read_text())
     config.write_text(json.dumps({**content, "n_query": 5}))
-    with pytest.raises(CheckpointError, match=r"latent_queries is \(1, 4, 32\) instead of \(1, 5, 32\)"):
-        load(tmp_path / "copy")
+    with pytest.raises(CheckpointError, match=r"latent_queries is \[1, 4, 32\] instead of \[1, 5, 32\]"):
+        load(str(tmp_path / "copy"))
 
 
 def test_a_folder_without_a_checkpoint_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="holds no BLIP3-o checkpoint"):
-        load(tmp_path)
+        load(str(tmp_path))
+
+
+def test_prompts_of_other_lengths_change_nothing(model: Unified) -> None:
+    """They are padded, but by their own length."""
+    short, long = "a star", "a photo of " + ", ".join(["a red ring"] * 30)
+    together = model.conditions([short, long, "two rings"])
+    assert torch.equal(together[0], model.conditions([short])[0])
+    assert torch.equal(together[1], model.conditions([long])[0])
+
+
+def test_guidance_of_the_decoder_leads_away_from_the_bare_prompt(checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copytree(checkpoint, tmp_path / "copy")
+    config = tmp_path / "copy" / "config.json"
+    content = json.loads(config.read_text())
+    config.write_text(json.dumps({**content, "sampling": {**content["sampling"], "decoder_guidance": 3.0}}))
+    guided = load(str(tmp_path / "copy"))
+    negative = guided.negative
+    assert negative.shape == (1, 4, 8)
+    assert torch.equal(negative, load(str(tmp_path / "copy")).negative)  # whatever was drawn before
+    image = guided.generate(PROMPTS[:1], [1])[0]
+    assert image.tobytes() != load(str(checkpoint)).generate(PROMPTS[:1], [1])[0].tobytes()
+
+
+def test_upstream_draws_in_half_precision(checkpoint: Path, model: Unified) -> None:
+    upstream = load(str(checkpoint), "upstream")
+    assert upstream.model.latent_queries.dtype == torch.float16
+    assert (upstream.decoder.unet.dtype, upstream.describe()["profile"]) == (torch.bfloat16, "upstream")
+    image, exact = (np.asarray(m.generate(PROMPTS[:1], [1])[0], dtype=float) for m in (upstream, model))
+    assert 0 < np.abs(image - exact).mean() < 20  # of 255 levels; another seed differs by more, as tested below
+    other = np.asarray(model.generate(PROMPTS[:1], [2])[0], dtype=float)
+    assert np.abs(other - exact).mean() > 20
+
+
+@pytest.mark.parametrize("through", ["reconstruct", "decode_images"])
+def test_an_image_is_drawn_from_an_image(model: Unified, through: str) -> None:
+    draw = getattr(model, through)
+    first, second = noise_image(0), Image.new("RGB", (80, 40))
+    drawn = draw([first, second], [1, 1])
+    assert drawn[0].size == (64, 64)
+    assert drawn[0].tobytes() != drawn[1].tobytes()
+    assert drawn[1].tobytes() == draw([second], [1])[0].tobytes()
+
+
+def test_a_missing_encoder_is_named(checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copytree(checkpoint, tmp_path / "half")
+    shutil.rmtree(tmp_path / "half" / "eva_clip")
+    with pytest.raises(CheckpointError, match="eva_clip"):
+        load(str(tmp_path / "half")).decode_images([noise_image(0)], [0])

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from model.dit import DiTConfig, NextDiT
+from model.config import DiTConfig
+from model.dit import NextDiT
 from model.eva_clip import EvaClip, EvaConfig, normalize
 
 

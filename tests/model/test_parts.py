@@ -1,0 +1,128 @@
+"""The parts that are trained: their losses, their items, and what of a model they train."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+from benchmarks.shapes import training as shapes
+from model import checkpoint as checkpoints
+from model import flow
+from model.blip3o import INSTRUCTION, chat
+from model.data import Draws, load_mixture, pixels
+from model.eva_clip import normalize
+from model.parts import Generator, answer_mask, set_aside
+from model.recipe import Recipe, RecipeError, SourceName
+from tests.model import tiny
+
+
+def generator(recipe: Recipe) -> Generator:
+    torch.manual_seed(0)
+    part = Generator(recipe, load_mixture(recipe.data))
+    part.place(torch.device("cpu"), torch.bfloat16 if recipe.precision == "bf16" else torch.float32)
+    return part
+
+
+def features(folder: Path, count: int) -> Tensor:
+    images = pixels([shapes.generation(1, i).image for i in range(count)], 64)
+    with torch.no_grad():
+        return checkpoints.load_eva_clip(folder).features(normalize(images))
+
+
+def test_flow_loss_is_that_of_its_definition(checkpoint: Path) -> None:
+    """Noise, level and dropout in upstream's order, from the generator of each example."""
+    part = generator(tiny.recipe("generator", checkpoint))
+    part.model.dit.open_gates(0.5)  # type: ignore[union-attr]  # or the condition would hardly count
+    items = [part.prepare(shapes.generation(1, i)) for i in range(24)]
+    loss = part(items, Draws(7, range(24)))["flow"]
+
+    draws = Draws(7, range(24))
+    clean = features(checkpoint, 24)
+    noise, sigma = draws.normal(clean.shape[1:]), flow.noise_levels(draws.uniform())
+    dropped = draws.uniform() < 0.1
+    assert 0 < dropped.sum() < 24
+    condition = part.model.query_states([item.drawing.ids for item in items if item.drawing])
+    condition[dropped] = 0
+    level = sigma.view(-1, 1, 1, 1)
+    assert part.model.dit is not None
+    predicted = part.model.dit((1 - level) * clean + level * noise, 1000 * sigma, condition)
+    assert loss.terms == 24
+    assert loss.total.item() / 24 == pytest.approx(F.mse_loss(predicted, noise - clean).item(), rel=1e-5)
+
+
+def test_losses_of_a_batch_are_the_sums_of_those_of_its_halves(checkpoint: Path) -> None:
+    part = generator(tiny.recipe("generator", checkpoint, backbone="joint", echo=0.3))
+    source = load_mixture(tiny.recipe("generator", checkpoint, backbone="joint").data)
+    items = [part.prepare(source(1, i)) for i in range(8)]
+    whole = part(items, Draws(7, range(8)))
+    halves = [part(items[i : i + 4], Draws(7, range(i, i + 4))) for i in (0, 4)]
+    assert whole.keys() == {"flow", "echo", "answer"}
+    for name, loss in whole.items():
+        assert loss.total.item() == pytest.approx(sum(half[name].total.item() for half in halves), rel=1e-5)
+        assert loss.terms == sum(half[name].terms for half in halves) == part.counts(items)[name]
+
+
+def test_mse_compares_query_and_feature_in_reading_order(checkpoint: Path) -> None:
+    part = generator(tiny.recipe("generator", checkpoint, design="clip_mse"))
+    projector = part.model.projector
+    assert projector is not None
+    items = [part.prepare(shapes.generation(1, i)) for i in range(2)]
+    clean = features(checkpoint, 2)  # [2, C, 2, 2]
+    # The projector says what the features are, token by token: no loss.
+    states = torch.stack([clean[:, :, y, x] for y in (0, 1) for x in (0, 1)], dim=1)
+    projector.register_forward_hook(lambda *_: states)
+    assert part(items, Draws(7, range(2)))["mse"].total.item() == pytest.approx(0, abs=1e-10)
+
+
+def test_upstream_closes_the_empty_turn_and_cuts_long_prompts(checkpoint: Path) -> None:
+    inference = generator(tiny.recipe("generator", checkpoint)).prepare
+    upstream = generator(tiny.recipe("generator", checkpoint, prompt="upstream")).prepare
+    tokenizer = inference.processor.tokenizer
+    example = shapes.generation(1, 0)
+    text = chat(INSTRUCTION + example.caption)
+    for prepare, closing in ((inference, ""), (upstream, "<|im_end|>\n")):
+        drawing = prepare(example).drawing
+        assert drawing is not None
+        assert tokenizer.decode(drawing.ids) == text + closing
+    long = dataclasses.replace(example, caption="red " * 600)
+    drawing = upstream(long).drawing
+    assert drawing is not None
+    assert len(drawing.ids) == 512 - 1 - 4  # [IMG] and four queries follow
+
+
+def test_answers_are_the_assistants_words_and_their_end() -> None:
+    opening, end = (1, 2), 9
+    ids = [1, 2, 5, 6, 9, 2, 7, 1, 2, 8, 9, 3]
+    assert [i for i, answered in enumerate(answer_mask(ids, opening, end)) if answered] == [2, 3, 4, 9, 10]
+
+
+def test_frozen_modules_are_set_aside_but_found(checkpoint: Path) -> None:
+    backbone, _ = checkpoints.load_backbone(checkpoint)
+    assert isinstance(backbone, Qwen2_5_VLForConditionalGeneration)
+    names = set(backbone.state_dict())
+    backbone.model.visual.requires_grad_(False)
+    aside = set_aside(backbone)
+    assert list(aside) == ["model.visual"]
+    assert backbone.model.visual is aside["model.visual"]
+    assert set(backbone.state_dict()) == {name for name in names if not name.startswith("model.visual.")}
+    assert all(parameter.requires_grad for parameter in backbone.parameters())
+
+
+def test_in_bfloat16_what_is_trained_stays_float32(checkpoint: Path) -> None:
+    recipe = tiny.recipe("generator", checkpoint, backbone="joint")
+    part = generator(dataclasses.replace(recipe, precision="bf16"))
+    assert {parameter.dtype for parameter in part.parameters()} == {torch.float32}
+    assert {p.dtype for module in part.frozen for p in module.parameters()} == {torch.bfloat16}
+    # Rounded, rotary frequencies would turn far tokens by whole radians.
+    assert all(b.dtype != torch.bfloat16 for module in part.frozen for b in module.buffers())
+
+
+def test_only_a_backbone_with_eyes_is_trained_jointly(checkpoint: Path, tmp_path: Path) -> None:
+    recipe = tiny.recipe("generator", checkpoint, backbone="joint")
+    sources: dict[SourceName, str] = {"backbone": str(tiny.llama(checkpoint, tmp_path / "llama"))}
+    with pytest.raises(RecipeError, match="LlamaForCausalLM sees no images"):
+        generator(dataclasses.replace(recipe, sources=sources))
