@@ -8,6 +8,7 @@ Understanding is the backbone's own: images in, text out, with its multimodal ro
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +24,29 @@ INSTRUCTION = "Please generate image based on the following caption: "
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
 #: Added behind the backbone's vocabulary, in this order; [IMG] opens the queries.
 EXTRA_TOKENS = ("[IMG]", "[/IMG]", "<image>")
-#: What stands between the user's words and the assistant's reply.
-CLOSING = "<|im_end|>\n<|im_start|>assistant\n"
 
 
-def chat(user: str) -> str:
-    """Qwen's chat template with the system turn, open for the assistant's reply."""
-    return f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n{user}{CLOSING}"
+@dataclass(frozen=True)
+class Template:
+    """How a backbone was taught to read a conversation: what stands before a turn, of a {role}, and behind it."""
+
+    before: str
+    behind: str
+
+    @property
+    def closing(self) -> str:
+        """What stands between the user's words and the assistant's reply."""
+        return self.behind + self.before.format(role="assistant")
+
+
+QWEN = Template("<|im_start|>{role}\n", "<|im_end|>\n")
+LLAMA = Template("<|start_header_id|>{role}<|end_header_id|>\n\n", "<|eot_id|>")
+
+
+def chat(user: str, template: Template = QWEN) -> str:
+    """A conversation of the system turn and the user's words, open for the assistant's reply."""
+    system = template.before.format(role="system") + SYSTEM + template.behind
+    return system + template.before.format(role="user") + user + template.closing
 
 
 class Blip3o(nn.Module):
@@ -49,6 +66,10 @@ class Blip3o(nn.Module):
         flow = config.design != "clip_mse"
         self.dit = NextDiT(config.dit, width) if flow else None
         self.projector = None if flow else nn.Linear(width, config.dit.channels)
+
+    @property
+    def template(self) -> Template:
+        return LLAMA if self.backbone.config.model_type == "llama" else QWEN
 
     def image_features(self, pixel_values: Tensor, grids: Tensor) -> list[Tensor]:
         """The backbone's tokens of each image [tokens, width], of Qwen2.5-VL's patches and their grids [images, 3]."""

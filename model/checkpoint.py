@@ -26,11 +26,15 @@ from diffusers import AutoencoderKL, EulerDiscreteScheduler, ModelMixin, UNet2DC
 from torch import Tensor, nn
 from transformers import (
     AddedToken,
+    AutoImageProcessor,
+    AutoModelForCausalLM,
     AutoTokenizer,
+    LlavaConfig,
     LlavaProcessor,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     ProcessorMixin,
+    SiglipVisionModel,
 )
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
@@ -40,6 +44,7 @@ from model.config import BACKBONES, Blip3oConfig, DiTConfig, Sampling
 from model.decoder import SCHEDULER, Decoder
 from model.eva_clip import EvaClip, EvaConfig
 from model.hub import DECODER_FILES, EVA_CLIP_FILES, MODEL_FILES, Located, locate
+from model.llava import SiglipLlava
 from model.tensors import CheckpointError as CheckpointError  # "as": for other modules to take from here
 from model.tensors import empty, fill, names, read_json, refuse, stored_tensors, write_atomic
 from model.tensors import save_tensors as save_tensors
@@ -103,10 +108,10 @@ def write_config(
     write_atomic(folder / "config.json", (json.dumps(data, indent=2) + "\n").encode())
 
 
-def part_folder(folder: Path, part: PartName) -> Path:
+def part_folder(folder: Path, part: PartName, vae_only: bool = False) -> Path:
     """Where a part of a checkpoint in our layout lies: what config.json's ``sources`` says, or the sub folder.
 
-    Downloads it when its source is on the hub.
+    Downloads it when its source is on the hub; of a decoder the VAE alone if nothing else is wanted.
     """
     config = folder / "config.json"
     source = read_json(config).get("sources", {}).get(part) if config.is_file() else None
@@ -114,14 +119,15 @@ def part_folder(folder: Path, part: PartName) -> Path:
         return folder / part
     if (folder / source).is_dir():
         return folder / source
-    return locate_part(source, part).folder
+    return locate_part(source, "vae" if vae_only else part).folder
 
 
-def locate_part(spec: str, part: PartName) -> Located:
-    """``hub.locate`` with the files that this part is read from."""
-    if part == "backbone":
-        return locate(spec, without=DECODER_FILES)
-    return locate(spec, (*MODEL_FILES, *EVA_CLIP_FILES) if part == "eva_clip" else MODEL_FILES)
+def locate_part(spec: str, part: PartName | Literal["vae", "vision", "generator"]) -> Located:
+    """``hub.locate`` with the files that a part is read from; ``vae`` is the decoder's VAE alone."""
+    if part in ("decoder", "vae"):
+        kinds = ("vae/",) if part == "vae" else ("unet/", "vae/", "scheduler/")
+        return locate(spec, [f"{at}{kind}*" for at in ("", "decoder/", "diffusion-decoder/") for kind in kinds])
+    return locate(spec, (*MODEL_FILES, *EVA_CLIP_FILES) if part == "eva_clip" else MODEL_FILES, DECODER_FILES)
 
 
 def load_blip3o(
@@ -232,6 +238,42 @@ def add_extra_tokens(backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
         layer.weight[old:] = layer.weight[:old].mean(0, dtype=torch.float32).to(layer.weight.dtype)
 
 
+def join_vision(language: Path, vision: Path) -> tuple[SiglipLlava, LlavaProcessor]:
+    """A language model with Qwen's tokens and a SigLIP vision tower, and a new projector of two layers between them.
+
+    Every patch is a token: 1,024 for SigLIP2-so400m at 512 px. Weights are float32; the projector's come from torch's
+    global random state.
+    """
+    text = AutoModelForCausalLM.from_pretrained(language, dtype=torch.float32, local_files_only=True)
+    tower = SiglipVisionModel.from_pretrained(vision, dtype=torch.float32, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(language, local_files_only=True)
+    patches = (tower.config.image_size // tower.config.patch_size) ** 2
+    config = LlavaConfig(
+        text_config=text.config,
+        vision_config=tower.config,
+        image_token_id=tokenizer.convert_tokens_to_ids("<|image_pad|>"),
+        image_seq_length=patches,
+        projector_hidden_act="gelu",
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+        tie_word_embeddings=text.config.tie_word_embeddings,
+    )
+    backbone = SiglipLlava(config)
+    backbone.model.language_model.load_state_dict(text.model.state_dict())
+    backbone.model.vision_tower.load_state_dict(tower.state_dict())
+    backbone.lm_head.load_state_dict(text.lm_head.state_dict())
+    processor = LlavaProcessor(
+        AutoImageProcessor.from_pretrained(vision, local_files_only=True),
+        tokenizer,
+        patch_size=tower.config.patch_size,
+        vision_feature_select_strategy="full",
+        image_token="<|image_pad|>",
+        num_additional_image_tokens=0,
+    )
+    add_extra_tokens(backbone, processor.tokenizer)
+    return backbone, processor
+
+
 def save_backbone(
     backbone: PreTrainedModel,
     processor: ProcessorMixin,
@@ -290,16 +332,16 @@ def load_decoder(folder: Path, dtype: torch.dtype = torch.float32, device: torch
 
 def load_vae(folder: Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> AutoencoderKL:
     """Read the VAE alone; also that of a diffusers pipeline such as FLUX.1-dev's."""
-    return _load_diffusers(AutoencoderKL, _decoder_folder(folder) / "vae", dtype, device)
+    return _load_diffusers(AutoencoderKL, _decoder_folder(folder, vae_only=True) / "vae", dtype, device)
 
 
-def _decoder_folder(folder: Path) -> Path:
+def _decoder_folder(folder: Path, vae_only: bool = False) -> Path:
     """The folder that holds unet and vae: our ``decoder``, the published ``diffusion-decoder``, or a whole pipeline."""
     if (folder / "diffusion-decoder").is_dir() or layout(folder) == "published":
         return folder / "diffusion-decoder"
     if (folder / "vae").is_dir():
         return folder
-    part = part_folder(folder, "decoder")
+    part = part_folder(folder, "decoder", vae_only)
     return part if part == folder / "decoder" else _decoder_folder(part)
 
 

@@ -9,12 +9,13 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     LlavaConfig,
-    LlavaForConditionalGeneration,
     PreTrainedConfig,
     PreTrainedModel,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
 )
+
+from model.llava import SiglipLlava
 
 #: What is predicted from the query states, and by which objective: the three designs that the paper compares (3.3).
 Design = Literal["clip_flow", "clip_mse", "vae_flow"]
@@ -191,7 +192,7 @@ def qwen3_siglip2() -> LlavaConfig:
 BACKBONES: dict[str, type[PreTrainedModel]] = {
     "qwen2_5_vl": Qwen2_5_VLForConditionalGeneration,
     "llama": LlamaForCausalLM,
-    "llava": LlavaForConditionalGeneration,
+    "llava": SiglipLlava,
 }
 
 

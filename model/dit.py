@@ -48,6 +48,14 @@ class Context:
         )
 
 
+class RMSNorm(nn.RMSNorm):
+    """In the dtype of what it normalises, also under autocast, which leaves the weight in float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.weight is not None
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
 class Attention(nn.Module):
     """Projections of one attention; queries and keys are normalised over all heads together."""
 
@@ -96,7 +104,7 @@ class Modulation(nn.Module):
     def __init__(self, dim: int, time_dim: int) -> None:
         super().__init__()
         self.linear = nn.Linear(time_dim, 4 * dim)
-        self.norm = nn.RMSNorm(dim, eps=EPS)
+        self.norm = RMSNorm(dim, eps=EPS)
 
     def forward(self, time: Tensor) -> tuple[Tensor, ...]:
         return self.linear(F.silu(time))[:, None].chunk(4, dim=-1)  # 4 x (B, 1, D)
@@ -113,10 +121,10 @@ class Block(nn.Module):
         self.attn2 = Attention(dim, config.heads, out=True)
         self.feed_forward = FeedForward(dim, config.ffn_width)
         self.norm1 = Modulation(dim, time_dim)
-        self.norm1_context = nn.RMSNorm(dim, eps=EPS)
-        self.norm2 = nn.RMSNorm(dim, eps=EPS)
-        self.ffn_norm1 = nn.RMSNorm(dim, eps=EPS)
-        self.ffn_norm2 = nn.RMSNorm(dim, eps=EPS)
+        self.norm1_context = RMSNorm(dim, eps=EPS)
+        self.norm2 = RMSNorm(dim, eps=EPS)
+        self.ffn_norm1 = RMSNorm(dim, eps=EPS)
+        self.ffn_norm2 = RMSNorm(dim, eps=EPS)
 
     def keys_values(self, caption: Tensor) -> tuple[Tensor, Tensor]:
         caption = self.norm1_context(caption)

@@ -12,7 +12,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from model.data import write_atomically
+from model.tensors import write_atomic
 
 
 class FeatureCache:
@@ -26,7 +26,7 @@ class FeatureCache:
         self.folder = folder
         marker = folder / "encoder"
         if not marker.is_file():
-            write_atomically(marker, encoder.encode())
+            write_atomic(marker, encoder.encode())
         if (found := marker.read_text()) != encoder:
             raise ValueError(
                 f"{folder} holds features of encoder {found}, not of {encoder}; choose another folder or delete it"
@@ -49,7 +49,7 @@ class FeatureCache:
 
     def put(self, key: str, features: Tensor) -> None:
         """Keep the features of a key, in place of any that are there."""
-        write_atomically(self._path(key), safetensors.torch.save({"features": features.detach().contiguous().cpu()}))
+        write_atomic(self._path(key), safetensors.torch.save({"features": features.detach().contiguous().cpu()}))
 
     def _path(self, key: str) -> Path:
         if not key:

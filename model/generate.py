@@ -172,7 +172,7 @@ class Unified(Understanding):
 
     def conditions(self, prompts: Sequence[str]) -> Tensor:
         """States of the latent queries behind each prompt, [B, n_query, width]."""
-        ids = [self._tokens(chat(INSTRUCTION + prompt)) for prompt in prompts]
+        ids = [self._tokens(chat(INSTRUCTION + prompt, self.model.template)) for prompt in prompts]
         buckets: dict[int, list[int]] = {}
         for i, prompt in enumerate(ids):
             buckets.setdefault(len(prompt) // TOKENS, []).append(i)  # [IMG] makes it one longer

@@ -39,7 +39,7 @@ class Recipe:
 
     part: PartName
     checkpoint: str  # folder: the part is saved there, and the other parts are read from there
-    data: tuple[str, ...]  # names as in model.data, taken in turn
+    data: tuple[str, ...]  # names as in model.sources, taken in turn
     model: Mapping[str, Any]  # sizes and settings of the part; its class says which
     steps: int
     batch_size: int

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -144,7 +145,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, dtype: torch.dtype =
     """Write tensors to a safetensors file in ``dtype``, atomically."""
     stored = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in tensors.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = _temporary(path)
     save_file(stored, temporary)
     os.replace(temporary, path)
 
@@ -163,7 +164,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file that is there whole or not at all, also when several processes write it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = _temporary(path)
     temporary.write_bytes(content)
     os.replace(temporary, path)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")

@@ -40,9 +40,13 @@ from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, Dataset
 
-from model.data import Draws, Source, Unreadable, load_mixture
-from model.parts import Backbone, DecoderPart, EvaClipPart, Generator, Part, Vae
+from model.data import Draws, Source, Unreadable
+from model.parts.autoencoders import DecoderPart, EvaClipPart, Vae
+from model.parts.backbone import Backbone
+from model.parts.base import Part
+from model.parts.generator import Generator
 from model.recipe import CHANGEABLE, PartName, Recipe, RecipeError, learning_rate, read_recipe
+from model.sources import load_mixture
 
 __all__ = ["RecipeError", "main", "train"]
 
@@ -267,12 +271,8 @@ class Run:
     def report(self, step: int, means: Mapping[str, Tensor], norm: Tensor, rate: float) -> None:
         """One line to the log file and one to stderr: losses, gradient norm, samples per second, time left."""
         recipe = self.recipe
-        losses = {
-            name: round(loss.item(), 7)
-            for name, loss in zip(
-                means, self.accelerator.reduce(torch.stack(list(means.values())), reduction="sum"), strict=True
-            )
-        }
+        totals: Tensor = self.accelerator.reduce(torch.stack(list(means.values())), reduction="sum")
+        losses = {name: round(loss, 7) for name, loss in zip(means, totals.tolist(), strict=True)}
         values = losses | {"gradient_norm": round(norm.item(), 7), "learning_rate": learning_rate(recipe, step - 1)}
         values["unreadable"] = len(_lines(self.work / "unreadable.txt"))
         values["samples_per_second"] = round(rate, 1)

@@ -15,7 +15,7 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     LlavaConfig,
-    LlavaForConditionalGeneration,
+    LlavaModel,
     LlavaProcessor,
     PreTrainedModel,
     ProcessorMixin,
@@ -31,6 +31,7 @@ from model.config import Blip3oConfig, Design, DiTConfig, Sampling
 from model.data import train_tokenizer
 from model.decoder import SCHEDULER
 from model.eva_clip import EvaClip, EvaConfig
+from model.llava import SiglipLlava
 from tests.model.tiny import MODELS, TEXT, VISION
 
 DIT = DiTConfig(grid=2, channels=8, dim=16, layers=2, heads=2, multiple_of=8)
@@ -65,9 +66,11 @@ def llava(vocabulary: int) -> PreTrainedModel:
             "patch_size": 16,
         },
         image_token_id=5,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
         tie_word_embeddings=True,
     )
-    return LlavaForConditionalGeneration(config)
+    return SiglipLlava(config)
 
 
 def processor(kind: str) -> ProcessorMixin:
@@ -368,3 +371,16 @@ def test_the_toy_is_whole() -> None:
     assert len(words.tokenizer) == model.backbone.get_input_embeddings().num_embeddings == 505
     assert checkpoint.load_eva_clip(TOY).config.width == model.config.dit.channels
     assert checkpoint.load_decoder(TOY).unet.config.cross_attention_dim == model.config.dit.channels
+
+
+def test_siglips_features_are_taken_behind_its_last_norm() -> None:
+    torch.manual_seed(0)
+    backbone = llava(400)
+    tower = backbone.model.vision_tower
+    torch.nn.init.normal_(tower.post_layernorm.weight)
+    images = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        features = backbone.get_image_features(images).pooler_output
+        expected = LlavaModel(backbone.config).multi_modal_projector
+        expected.load_state_dict(backbone.model.multi_modal_projector.state_dict())
+        torch.testing.assert_close(torch.stack(features), expected(tower(images).last_hidden_state))

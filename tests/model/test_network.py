@@ -1,11 +1,16 @@
 """The parts of the network: published sizes, and what the diffusion transformer's gates do."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from transformers import PreTrainedConfig
 
-from model.config import DiTConfig
+from model.blip3o import LLAMA, chat
+from model.config import BACKBONES, DiTConfig, llama_1b, qwen3_siglip2, qwen_3b, qwen_7b
 from model.dit import NextDiT
 from model.eva_clip import EvaClip, EvaConfig, normalize
+from model.llava import SiglipLlava
 
 
 @pytest.mark.parametrize(("hidden", "parameters"), [(2048, 1_362_257_824), (3584, 1_365_010_336)])
@@ -51,3 +56,39 @@ def test_features_are_pooled_patch_features() -> None:
 def test_normalize_gives_clip_statistics() -> None:
     white = normalize(torch.ones(1, 3, 1, 1)).flatten()
     assert white.tolist() == pytest.approx([1.9303, 2.0749, 2.1459], abs=1e-4)  # (1 - mean) / std
+
+
+def test_prompts_are_written_as_the_backbone_was_taught() -> None:
+    assert chat("Hi") == (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+        "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    )
+    # Llama 3's model card, without the <|begin_of_text|> that its tokenizer adds
+    assert chat("Hi", LLAMA) == (
+        "<|start_header_id|>system<|end_header_id|>\n\nYou are a helpful assistant.<|eot_id|>"
+        "<|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("config", "parameters"),
+    [
+        (qwen_3b, 3_085_389_824 + 668_684_288),  # language model and eyes
+        (qwen_7b, 7_612_777_984 + 676_550_144),
+        (llama_1b, 1_235_814_400 + 4 * 2048),  # the published model and four tokens
+    ],
+)
+def test_backbones_have_the_published_sizes(config: Callable[[], PreTrainedConfig], parameters: int) -> None:
+    with torch.device("meta"):
+        backbone = BACKBONES[config().model_type](config())
+    assert sum(p.numel() for p in backbone.parameters()) == parameters
+
+
+def test_the_joint_variant_has_the_published_sizes() -> None:
+    """Qwen3-1.7B with three tokens, SigLIP2's so400m tower at 512 px, and two layers between them."""
+    with torch.device("meta"):
+        backbone = SiglipLlava(qwen3_siglip2())
+    sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in backbone.model.named_children()}
+    assert sizes["language_model"] == 1_720_574_976 + (151_672 - 151_936) * 2048
+    assert sizes["multi_modal_projector"] == 1152 * 2048 + 2048 + 2048 * 2048 + 2048
+    assert backbone.config.image_seq_length == (512 // 16) ** 2

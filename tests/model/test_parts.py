@@ -13,10 +13,12 @@ from benchmarks.shapes import training as shapes
 from model import checkpoint as checkpoints
 from model import flow
 from model.blip3o import INSTRUCTION, chat
-from model.data import Draws, load_mixture, pixels
+from model.data import Draws, pixels
 from model.eva_clip import normalize
-from model.parts import Generator, answer_mask, set_aside
+from model.parts.backbone import answer_mask
+from model.parts.generator import Generator, set_aside
 from model.recipe import Recipe, RecipeError, SourceName
+from model.sources import load_mixture
 from tests.model import tiny
 
 

@@ -1,0 +1,173 @@
+"""Understanding: a small Qwen2.5-VL from scratch, and the loss on answers that joint training shares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import (
+    PreTrainedModel,
+    ProcessorMixin,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+    Qwen2VLImageProcessor,
+)
+from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
+
+from model import checkpoint
+from model.blip3o import IMAGE, INSTRUCTION, QWEN, chat
+from model.data import Draws, Example, Source, train_tokenizer
+from model.parts.base import Loss, Part, subset
+from model.recipe import Recipe, from_table
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """One image and the talk about it: the processor's output, and which of its tokens are answers, [L]."""
+
+    inputs: Mapping[str, Tensor]  # input_ids and others [1, L]; the image as the backbone wants it
+    answered: Tensor
+
+
+@dataclass(frozen=True)
+class Converse:
+    """Example -> its turns, tokenised; None when it has none."""
+
+    processor: ProcessorMixin
+
+    def __call__(self, example: Example) -> Conversation | None:
+        if not example.turns:
+            return None
+        text = conversation(example.turns)
+        batch = self.processor(text=[text], images=[[example.image]], return_tensors="pt")
+        tokenizer = self.processor.tokenizer
+        start, end = tokenizer.convert_tokens_to_ids(["assistant", "<|im_end|>"])
+        newline = tokenizer("\n").input_ids[-1]
+        ids = batch["input_ids"][0].tolist()
+        return Conversation(dict(batch), torch.tensor(answer_mask(ids, (start, newline), end)))
+
+
+def conversation(turns: Sequence[tuple[str, str]]) -> str:
+    """A closed conversation in Qwen's chat template; the image stands before the first question."""
+    (first, reply), *others = turns
+    text = f"{chat(IMAGE + first)}{reply}<|im_end|>"
+    for question, answer in others:
+        text += f"\n<|im_start|>user\n{question}{QWEN.closing}{answer}<|im_end|>"
+    return text
+
+
+def answer_mask(ids: Sequence[int], opening: tuple[int, int], end: int) -> list[bool]:
+    """True at the tokens from behind ``opening`` to the next ``end``, which is included."""
+    mask, answering = [False] * len(ids), False
+    for i in range(2, len(ids)):
+        answering |= (ids[i - 2], ids[i - 1]) == opening
+        mask[i] = answering
+        answering &= ids[i] != end
+    return mask
+
+
+def answer_loss(backbone: PreTrainedModel, conversations: Sequence[Conversation]) -> Tensor:
+    """Cross-entropy, summed over every answer's tokens and its end of turn, given the image and all said before."""
+    device = backbone.get_input_embeddings().weight.device
+    batch = {name: collate([c.inputs[name] for c in conversations]) for name in conversations[0].inputs}
+    batch = {name: tensor.to(device) for name, tensor in batch.items()}
+    answered = collate([c.answered[None] for c in conversations]).to(device)[:, 1:]  # [B, L - 1]
+    hidden = backbone.model(**batch, use_cache=False).last_hidden_state  # [B, L, width]
+    # Only where an answer is predicted: logits of every token would take gigabytes.
+    logits = backbone.lm_head(hidden[:, :-1][answered]).float()  # [tokens, vocabulary]
+    return F.cross_entropy(logits, batch["input_ids"][:, 1:][answered], reduction="sum")
+
+
+def collate(tensors: Sequence[Tensor]) -> Tensor:
+    """Whole numbers [1, L] -> [B, longest L], padded with 0 on the right, where the mask is 0 too; others joined."""
+    if len({tensor.shape[1:] for tensor in tensors}) > 1 and not tensors[0].is_floating_point():
+        return nn.utils.rnn.pad_sequence([tensor[0] for tensor in tensors], batch_first=True)
+    return torch.cat(list(tensors))
+
+
+def given(items: Sequence[Conversation | None]) -> list[Conversation]:
+    return [item for item in items if item is not None]
+
+
+def answer_tokens(items: Sequence[Conversation]) -> int:
+    return sum(int(item.answered[1:].sum()) for item in items)
+
+
+@dataclass(frozen=True)
+class BackboneModel:
+    """A small Qwen2.5-VL: ``text`` and ``vision`` are its configuration's tables."""
+
+    vocab_size: int
+    image_size: int
+    text: Mapping[str, Any]
+    vision: Mapping[str, Any]
+
+
+class Backbone(Part):
+    """The understanding stage of a model from scratch: Qwen2.5-VL on questions about images.
+
+    Examples without questions give the tokenizer their captions, and nothing else.
+    """
+
+    #: Examples of the data from which the tokenizer is learned.
+    TOKENIZED = 4096
+
+    def __init__(self, recipe: Recipe, data: Source) -> None:
+        super().__init__()
+        model = from_table(BackboneModel, recipe.model, "model")
+        examples = [data(0, index) for index in range(self.TOKENIZED)]
+        captions = [chat(INSTRUCTION + example.caption) for example in examples if example.caption]
+        turns = [conversation(example.turns) for example in examples if example.turns]
+        tokenizer = train_tokenizer(captions + turns, model.vocab_size)
+        image = {
+            "patch_size": model.vision["patch_size"],
+            "merge_size": 2,
+            "temporal_patch_size": 2,
+            "size": {"shortest_edge": model.image_size**2, "longest_edge": model.image_size**2},
+        }
+        self.processor = Qwen2_5_VLProcessor(Qwen2VLImageProcessor(**image), tokenizer, Qwen2VLVideoProcessor(**image))
+        ids = {
+            name: tokenizer.convert_tokens_to_ids(token)
+            for name, token in (
+                ("image_token_id", "<|image_pad|>"),
+                ("video_token_id", "<|video_pad|>"),
+                ("vision_start_token_id", "<|vision_start|>"),
+                ("vision_end_token_id", "<|vision_end|>"),
+            )
+        }
+        text = {**model.text, "vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
+        text |= {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.pad_token_id}
+        config = Qwen2_5_VLConfig(
+            text_config=text,
+            vision_config={**model.vision, "out_hidden_size": text["hidden_size"]},
+            tie_word_embeddings=True,
+            **ids,
+        )
+        self.backbone = Qwen2_5_VLForConditionalGeneration(config)
+        self._no_split_modules = self.backbone._no_split_modules  # FSDP's units
+        self.prepare = Converse(self.processor)
+
+    def counts(self, items: Sequence[Conversation | None]) -> dict[str, int]:
+        return {"answer": answer_tokens(given(items))}
+
+    def losses(self, items: Sequence[Conversation | None], draws: Draws) -> dict[str, Loss]:
+        conversations = given(items)
+        return {"answer": Loss(answer_loss(self.backbone, conversations), answer_tokens(conversations))}
+
+    def save(self, folder: Path, state: Mapping[str, Tensor]) -> None:
+        checkpoint.save_backbone(self.backbone, self.processor, folder, tied(self.backbone, subset(state, "backbone.")))
+
+    def checkpoint_gradients(self) -> None:
+        self.backbone.activation_checkpointing_enable()
+
+
+def tied(backbone: PreTrainedModel, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state of a backbone with one value for tied weights: averages know a tensor by its first name only."""
+    names = {name: first for name, first in backbone.all_tied_weights_keys.items() if first in state}
+    return {**state, **{name: state[first] for name, first in names.items()}}
