@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -248,7 +249,7 @@ def compare_drawing(name: str, unified: Unified) -> None:
         unified.generate(samples[:1], seeds[:1])
         ours, our_seconds = timed(lambda: unified.generate(samples, seeds))
         for keep in (True, False) if unified.sampling.decoder_guidance != 1 else (True,):
-            plain, plain_seconds = timed(lambda keep=keep: plain_images(unified, firsts, first_seeds, keep))
+            plain, plain_seconds = timed(partial(plain_images, unified, firsts, first_seeds, keep))
             pairs = zip(plain, ours[::IMAGES], strict=True)
             difference = max(int(np.abs(np.asarray(a, dtype=int) - np.asarray(b, dtype=int)).max()) for a, b in pairs)
             note = "" if keep else "the plain one draws its negative anew for every image; "
