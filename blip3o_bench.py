@@ -28,7 +28,7 @@ TOY_CHECKPOINT = Path(__file__).parent / "model" / "toy"
 CHECKPOINTS_HELP = "a checkpoint folder, or owner/name[@revision] on the Hugging Face hub"
 MODEL_HELP = f"toy, oracle, blank, folder:DIR with images that are there already, {CHECKPOINTS_HELP}."
 PROFILE_OPTION = click.option(
-    "--profile",
+    "--model-profile",
     type=click.Choice(("exact", "upstream")),
     default="exact",
     show_default=True,
@@ -95,7 +95,7 @@ def run(
     seed: int | None,
     batch_size: int,
     limit: int | None,
-    profile: Profile,
+    model_profile: Profile,
     device: Device,
     rescore: bool,
     as_json: bool,
@@ -119,7 +119,7 @@ def run(
     from benchmarks import runner
 
     part = runner.Part.from_environment()
-    model = load_model(model_spec, profile, device)
+    model = load_model(model_spec, model_profile, device)
     benchmarks = [catalog.BENCHMARKS[suite, name](data) for name in chosen]
     benchmarks = _within_reach(benchmarks, model, model_spec, asked_for=bool(names))
     for benchmark in benchmarks:
@@ -191,15 +191,15 @@ def load_model(spec: str, profile: Profile, device: Device) -> Model:
     return load_checkpoint(spec, profile, device)
 
 
-def load_checkpoint(spec: str, profile: Profile, device: Device) -> Unified:
-    """A BLIP3-o: the toy, a checkpoint folder, or one on the hub. Raises BenchError."""
+def load_checkpoint(spec: str, profile: Profile, device: Device, images: int | None = None) -> Unified:
+    """A BLIP3-o: the toy, a checkpoint folder, or one on the hub, to draw so many images. Raises BenchError."""
     if spec != "toy" and not Path(spec).is_dir() and "/" not in spec:
         raise BenchError(f"unknown model {spec!r}: choose {', '.join(MODELS)} or the path of a checkpoint folder")
     from model.checkpoint import CheckpointError
-    from model.generate import load
+    from model.generate import GROUP, load
 
     try:
-        return load(str(TOY_CHECKPOINT) if spec == "toy" else spec, profile, device)
+        return load(str(TOY_CHECKPOINT) if spec == "toy" else spec, profile, device, min(GROUP, images or GROUP))
     except CheckpointError as error:  # the model package knows nothing of ours, BenchError included
         raise BenchError(str(error)) from error
 
@@ -382,7 +382,7 @@ def generate(
     model_spec: str,
     out: Path,
     seed: int,
-    profile: Profile,
+    model_profile: Profile,
     device: Device,
 ) -> None:
     """Draw one image per prompt, or per image given."""
@@ -398,7 +398,7 @@ def generate(
         raise BenchError(f"the model {model_spec} reads no prompts: choose toy or the path of a checkpoint folder")
     names = [f"{number:05d}" for number in range(len(prompts or pictures))]
     seeds = [seed_for(seed, name) for name in names]
-    model = load_checkpoint(model_spec, profile, device)
+    model = load_checkpoint(model_spec, model_profile, device, images=len(names))
     if prompts:
         samples = [Sample(name, prompt, group=name) for name, prompt in zip(names, prompts, strict=True)]
         images = model.generate(samples, seeds)

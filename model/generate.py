@@ -40,7 +40,7 @@ _DTYPES: dict[Profile, tuple[torch.dtype, torch.dtype]] = {
     "upstream": (torch.float16, torch.bfloat16),
 }
 
-#: Prompts and images go through the network in groups of exactly this many (the last one is filled up), because the
+#: Prompts and images go through the network in groups of exactly as many (the last one is filled up), because the
 #: shape of a matrix product decides the order in which it is summed: so an image does not depend on its batch.
 GROUP = 8
 #: Prompts are padded to a multiple of this many tokens, for the same reason.
@@ -154,10 +154,12 @@ class Unified(Understanding):
         decoder: Decoder | AutoencoderKL,
         sampling: Sampling,
         profile: Profile,
+        group: int = GROUP,
     ) -> None:
         super().__init__(source, model, processor, profile)
         self.decoder = decoder.eval().requires_grad_(False)
         self.sampling = sampling
+        self.group = group
 
     def describe(self) -> Mapping[str, Any]:
         return {**super().describe(), "sampling": dataclasses.asdict(self.sampling)}
@@ -178,7 +180,7 @@ class Unified(Understanding):
             buckets.setdefault(len(prompt) // TOKENS, []).append(i)  # [IMG] makes it one longer
         states: dict[int, Tensor] = {}
         for indices in buckets.values():
-            for group, filled in _groups(indices):
+            for group, filled in self._groups(indices):
                 hidden = self.model.query_states([ids[i] for i in filled], multiple_of=TOKENS)
                 states.update(zip(group, hidden[: len(group)], strict=True))
         return torch.stack([states[i] for i in range(len(ids))])
@@ -186,7 +188,7 @@ class Unified(Understanding):
     def draw(self, conditions: Tensor, seeds: Sequence[int]) -> list[Image.Image]:
         """Conditions [B, n_query, width] and a seed each -> images."""
         images: list[Image.Image] = []
-        for group, filled in _groups(range(len(conditions))):
+        for group, filled in self._groups(range(len(conditions))):
             generators = [self._generator(seeds[i]) for i in filled]
             features = self.features(conditions[filled], generators)
             images += _images(self._decode(features, generators)[: len(group)])
@@ -220,7 +222,7 @@ class Unified(Understanding):
         encoder = self.encoder
         size = encoder.config.image_size
         decoded: list[Image.Image] = []
-        for group, filled in _groups(range(len(images))):
+        for group, filled in self._groups(range(len(images))):
             squeezed = [images[i].convert("RGB").resize((size, size), Image.Resampling.BICUBIC) for i in filled]
             features = encoder.features(normalize(pixels(squeezed, size).to(self.device)))
             black = encoder.features(torch.zeros(1, 3, size, size, device=self.device))  # zeros of normalised pixels
@@ -270,6 +272,12 @@ class Unified(Understanding):
         )
         return to_pixels(self.decoder.vae, latents)
 
+    def _groups(self, indices: Sequence[int]) -> Iterator[tuple[Sequence[int], list[int]]]:
+        """Up to ``group`` indices each, as they are and filled up with the same ones."""
+        for start in range(0, len(indices), self.group):
+            members = indices[start : start + self.group]
+            yield members, [members[i % len(members)] for i in range(self.group)]
+
     def _tokens(self, text: str) -> Tensor:
         return torch.tensor(self.processor.tokenizer(text).input_ids)
 
@@ -316,13 +324,6 @@ def feature_noise(model: Blip3o, generator: torch.Generator) -> Tensor:
     return torch.randn(shape, generator=generator, dtype=dtype, device=generator.device).to(queries)
 
 
-def _groups(indices: Sequence[int]) -> Iterator[tuple[Sequence[int], list[int]]]:
-    """Up to GROUP indices each, as they are and filled up to GROUP with the same ones."""
-    for start in range(0, len(indices), GROUP):
-        group = indices[start : start + GROUP]
-        yield group, [group[i % len(group)] for i in range(GROUP)]
-
-
 def _as_tokens(features: Tensor) -> Tensor:
     """A map [B, C, h, w] -> tokens [B, h * w, C] in reading order."""
     return features.flatten(2).transpose(1, 2)
@@ -344,10 +345,11 @@ def load_answerer(spec: str, profile: Profile = "exact", device: Device = "cpu")
     return Understanding(source, model, processor, profile)
 
 
-def load(spec: str, profile: Profile = "exact", device: Device = "cpu") -> Unified:
+def load(spec: str, profile: Profile = "exact", device: Device = "cpu", group: int = GROUP) -> Unified:
     """Read a whole checkpoint, from a folder or ``owner/name[@revision]`` on the hub.
 
-    Raises CheckpointError, which names what is missing or does not fit.
+    It draws in groups of ``group`` images, which cost the same when there are fewer. Raises CheckpointError, which
+    names what is missing or does not fit.
     """
     source = locate(spec)
     dtype, decoder_dtype = _DTYPES[profile]
@@ -359,7 +361,7 @@ def load(spec: str, profile: Profile = "exact", device: Device = "cpu") -> Unifi
         decoder = checkpoint.load_vae(source.folder, decoder_dtype, place)
     else:
         decoder = checkpoint.load_decoder(source.folder, decoder_dtype, place)
-    return Unified(source, model, processor, decoder, sampling, profile)
+    return Unified(source, model, processor, decoder, sampling, profile, group)
 
 
 def _place(device: Device) -> torch.device:
