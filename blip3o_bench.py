@@ -311,7 +311,7 @@ def data_list(data_dir: Path | None) -> None:
             state = str(datasets.locate(name, data_dir))
         except BenchError:
             state = f"not fetched: blip3o-bench data fetch {name}"
-        click.echo(f"{name:20} {dataset.licence:12} {state}")
+        click.echo(f"{name:20} {dataset.licence:24} {state}")
 
 
 @data.command("fetch")

@@ -1,7 +1,8 @@
 """Where each benchmark's data comes from: pinned revision, size, sha256, licence; and fetching it.
 
 Files lie under ``data_dir()`` in one folder per data set. ``locate`` is what benchmarks call; ``fetch`` is
-the only function of the suite that reaches for the network on its own.
+the only function of the suite that reaches for the network on its own. Of a data set on the Hugging Face hub only the
+split that is scored is fetched; ``revision.json`` beside it keeps the commit, and with it what its files are.
 """
 
 from __future__ import annotations
@@ -9,14 +10,19 @@ from __future__ import annotations
 import errno
 import hashlib
 import http.client
+import json
 import os
+import re
 import shutil
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -35,6 +41,22 @@ class RemoteFile:
     url: str
     size: int | None
     sha256: str
+
+
+@dataclass(frozen=True)
+class HubDataset:
+    """The parquet files of one split of a data set on the Hugging Face hub.
+
+    ``pattern`` matches their paths in the repository. Without a revision the first fetch takes the current commit and
+    pins it; sizes and digests are the hub's own.
+    """
+
+    name: str
+    repo: str
+    pattern: str
+    about: str  # how large; the hub tells exactly
+    licence: str
+    revision: str = "main"
 
 
 @dataclass(frozen=True)
@@ -107,10 +129,26 @@ _CLIP_VIT_L_14 = Dataset(
     ),
 )
 
-DATASETS: Mapping[str, Dataset] = {
+_SEE_CARD = "see the card on the hub"
+
+
+def _lmms(name: str, repo: str, pattern: str, about: str) -> HubDataset:
+    """One of the data sets that lmms-eval's tasks read; since 0.7.3 they are those of lmms-lab-encoder."""
+    return HubDataset(name, f"lmms-lab-encoder/{repo}", pattern, about, _SEE_CARD)
+
+
+DATASETS: Mapping[str, Dataset | HubDataset] = {
     "geneval": _GENEVAL_PROMPTS,
     "mask2former-swin-s": _MASK2FORMER_SWIN_S,
     "clip-vit-l-14": _CLIP_VIT_L_14,
+    "vqav2": _lmms("vqav2", "VQAv2", "*validation-*.parquet", "34 GB"),
+    "mmbench": _lmms("mmbench", "MMBench", "en/dev-*.parquet", "0.2 GB"),
+    "seedbench": _lmms("seedbench", "SEED-Bench", "*test-*.parquet", "tens of GB"),
+    "mmvet": _lmms("mmvet", "MMVet", "*test-*.parquet", "0.1 GB"),
+    "mme": _lmms("mme", "MME", "*test-*.parquet", "0.9 GB"),
+    "mmmu": _lmms("mmmu", "MMMU", "*validation-*.parquet", "0.4 GB"),
+    "realworldqa": _lmms("realworldqa", "RealWorldQA", "*test-*.parquet", "0.7 GB"),
+    "textvqa": _lmms("textvqa", "textvqa", "*validation-*.parquet", "1.4 GB"),
 }
 
 
@@ -126,7 +164,7 @@ def locate(name: str, root: Path | None = None) -> Path:
     Raises BenchError with the command that fetches it when a file is absent or of another size.
     """
     dataset, folder = _find(name, root)
-    for file in dataset.files:
+    for file in _files(dataset, folder, _fetch_command(name, root)):
         path = folder / file.name
         if not path.is_file():
             raise BenchError(f"{path} is not there: run `{_fetch_command(name, root)}`")
@@ -142,8 +180,9 @@ def verify(name: str, root: Path | None = None) -> dict[str, str]:
     """Read every file of a data set: file name -> sha256 in hex. Raises BenchError at a file that is not as pinned."""
     dataset, _ = _find(name, root)
     folder = locate(name, root)
-    digests = {file.name: _sha256(folder / file.name) for file in dataset.files}
-    for file in dataset.files:
+    files = _files(dataset, folder, _fetch_command(name, root))
+    digests = {file.name: _sha256(folder / file.name) for file in files}
+    for file in files:
         if not digests[file.name].startswith(file.sha256):
             raise BenchError(
                 f"{folder / file.name} has sha256 {digests[file.name]}, expected {file.sha256}: "
@@ -160,8 +199,10 @@ def fetch(name: str, root: Path | None = None) -> Path:
     """
     dataset, folder = _find(name, root)
     folder.mkdir(parents=True, exist_ok=True)
-    for file in dataset.files:
+    files = _pin(dataset, folder) if isinstance(dataset, HubDataset) else dataset.files
+    for file in files:
         path = folder / file.name
+        path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_file() and _sha256(path).startswith(file.sha256):
             print(f"{path}: there already", file=sys.stderr)
         else:
@@ -169,7 +210,97 @@ def fetch(name: str, root: Path | None = None) -> Path:
     return folder
 
 
-def _find(name: str, root: Path | None) -> tuple[Dataset, Path]:
+def revision(name: str, root: Path | None = None) -> str:
+    """The revision of a fetched data set: pinned here, or the hub's commit that was fetched."""
+    dataset, folder = _find(name, root)
+    if isinstance(dataset, Dataset):
+        return dataset.revision
+    return str(_pinned(dataset, folder, _fetch_command(name, root))["commit"])
+
+
+def _files(dataset: Dataset | HubDataset, folder: Path, command: str) -> tuple[RemoteFile, ...]:
+    if isinstance(dataset, Dataset):
+        return dataset.files
+    return tuple(RemoteFile(**file) for file in _pinned(dataset, folder, command)["files"])
+
+
+def _pinned(dataset: HubDataset, folder: Path, command: str) -> dict[str, Any]:
+    path = folder / "revision.json"
+    try:
+        pinned: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise BenchError(f"{path} is not there: run `{command}` ({dataset.about} from {dataset.repo})") from None
+    except ValueError as error:
+        raise BenchError(f"{path} is damaged: delete it and run `{command}`") from error
+    return pinned
+
+
+def _pin(dataset: HubDataset, folder: Path) -> tuple[RemoteFile, ...]:
+    """The files at the commit that was fetched before, or at that of the revision now; what is missing must fit."""
+    path = folder / "revision.json"
+    if not path.is_file():
+        commit, files = _ask_hub(dataset)
+        content = json.dumps({"repo": dataset.repo, "commit": commit, "files": [asdict(file) for file in files]})
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(content)
+        os.replace(temporary, path)
+    files = _files(dataset, folder, "")
+    missing = sum(file.size or 0 for file in files if not (folder / file.name).is_file())
+    print(f"{dataset.repo}: {len(files)} files, {_human(missing)} to fetch", file=sys.stderr)
+    _check_room(folder, missing)
+    return files
+
+
+def _ask_hub(dataset: HubDataset) -> tuple[str, tuple[RemoteFile, ...]]:
+    """The commit behind the revision, and its matching files. BenchError when the hub does not tell."""
+    site = _hub()
+    api = f"{site}/api/datasets/{dataset.repo}"
+    commit = _json(f"{api}/revision/{dataset.revision}")[0]["sha"]
+    tree, page = [], f"{api}/tree/{commit}?recursive=true"
+    while page:
+        entries, page = _json(page)
+        tree += [entry for entry in entries if fnmatch(entry["path"], dataset.pattern)]
+    if not tree:
+        raise BenchError(f"{dataset.repo} at {commit} has no files {dataset.pattern}: it was rearranged")
+    return commit, tuple(
+        RemoteFile(
+            name=entry["path"],
+            url=f"{site}/datasets/{dataset.repo}/resolve/{commit}/{entry['path']}",
+            size=entry["size"],
+            sha256=entry["lfs"]["oid"],  # every parquet file lies in the hub's large-file storage
+        )
+        for entry in sorted(tree, key=lambda entry: str(entry["path"]))
+    )
+
+
+def _json(url: str) -> tuple[Any, str]:
+    """What the hub's API answers, and the address of the next page or ""."""
+    with _readable_errors(url, "try again with a network"), _open(url, {}) as response:
+        following = re.search('<([^>]+)>; rel="next"', response.headers.get("Link") or "")
+        return json.loads(response.read()), following[1] if following else ""
+
+
+def _open(url: str, headers: dict[str, str]) -> Any:
+    request = urllib.request.Request(url, headers=headers)
+    # Not sent on to the storage that the hub redirects to, which has a signed address.
+    request.unredirected_hdrs |= _hub_token(url)
+    return urllib.request.urlopen(request, timeout=_TIMEOUT)
+
+
+@contextmanager
+def _readable_errors(url: str, advice: str) -> Iterator[None]:
+    try:
+        yield
+    except urllib.error.HTTPError as error:
+        access = ": ask for access on its page, then run `hf auth login`" if error.code in (401, 403) else ""
+        raise BenchError(f"{url}: the server answered {error.code} {error.reason}{access}") from error
+    except urllib.error.URLError as error:
+        raise BenchError(f"{url} cannot be reached ({error.reason}): {advice}") from error
+    except (http.client.HTTPException, TimeoutError, ConnectionError) as error:
+        raise BenchError(f"{url}: the connection broke ({error}); run the command again to go on") from error
+
+
+def _find(name: str, root: Path | None) -> tuple[Dataset | HubDataset, Path]:
     if name not in DATASETS:
         raise BenchError(f"unknown data set {name!r}: choose among {', '.join(DATASETS)}")
     return DATASETS[name], (root or data_dir()) / name
@@ -187,16 +318,8 @@ def _sha256(path: Path) -> str:
 def _download(file: RemoteFile, path: Path) -> None:
     part = path.with_name(path.name + ".part")
     try:
-        _complete(file, part)
-    except urllib.error.HTTPError as error:
-        raise BenchError(f"{file.url}: the server answered {error.code} {error.reason}") from error
-    except urllib.error.URLError as error:
-        raise BenchError(
-            f"{file.url} cannot be reached ({error.reason}): try again with a network, "
-            f"or fetch it elsewhere and put it at {path}"
-        ) from error
-    except (http.client.HTTPException, TimeoutError, ConnectionError) as error:
-        raise BenchError(f"{file.url}: the connection broke ({error}); run the command again to go on") from error
+        with _readable_errors(file.url, f"try again with a network, or fetch it elsewhere and put it at {path}"):
+            _complete(file, part)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
@@ -213,9 +336,8 @@ def _complete(file: RemoteFile, part: Path) -> None:
     done = part.stat().st_size if part.exists() else 0
     if file.size is not None and done >= file.size:
         return
-    request = urllib.request.Request(file.url, headers={"Range": f"bytes={done}-"} if done else {})
     try:
-        response = urllib.request.urlopen(request, timeout=_TIMEOUT)
+        response = _open(file.url, {"Range": f"bytes={done}-"} if done else {})
     except urllib.error.HTTPError as error:
         # RFC 9110, 15.5.17: nothing beyond `done`, so the part is whole (or of another file: its digest will tell).
         if done and error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
@@ -238,14 +360,33 @@ def _complete(file: RemoteFile, part: Path) -> None:
         raise http.client.IncompleteRead(b"", total - part.stat().st_size)
 
 
+def _hub() -> str:
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+
+
+def _hub_token(url: str) -> dict[str, str]:
+    """The user's token ($HF_TOKEN or that of ``hf auth login``), for the hub's own addresses."""
+    if not url.startswith(f"{_hub()}/"):
+        return {}
+    from huggingface_hub import get_token
+
+    token = get_token()
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
 def _say_and_check_room(file: RemoteFile, part: Path, total: int | None, done: int) -> None:
     size = "unknown size" if total is None else _human(total)
     rest = f", {_human(done)} of it here" if done else ""
     print(f"{file.url}: {size}{rest}", file=sys.stderr)
-    free = shutil.disk_usage(part.parent).free
-    if total is not None and free < total - done + _SPARE:
+    if total is not None:
+        _check_room(part.parent, total - done)
+
+
+def _check_room(folder: Path, size: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < size + _SPARE:
         raise BenchError(
-            f"{part.parent} has {_human(free)} free, {_human(total - done + _SPARE)} needed: "
+            f"{folder} has {_human(free)} free, {_human(size + _SPARE)} needed: "
             "make room, or choose another disk with --data-dir or BLIP3O_BENCH_DATA"
         )
 

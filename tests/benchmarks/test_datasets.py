@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import socket
 import threading
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import datasets
-from benchmarks.datasets import DATASETS, Dataset, RemoteFile, fetch, locate, verify
+from benchmarks.datasets import DATASETS, Dataset, HubDataset, RemoteFile, fetch, locate, revision, verify
 from benchmarks.types import BenchError
 
 CONTENT = bytes(range(256)) * 1200  # 307,200 bytes
@@ -27,6 +28,8 @@ class Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.ranges: list[str | None] = []
+        self.tokens: list[str | None] = []
+        self.commit = "1" * 40
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 
@@ -35,7 +38,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         asked = self.headers["Range"]
+        if self.path.startswith("/api/"):
+            self.answer_as_hub()
+            return
         self.server.ranges.append(asked)
+        self.server.tokens.append(self.headers["Authorization"])
         if self.path == "/absent":
             self.send_error(404)
             return
@@ -49,6 +56,33 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body[: self.server.cut_after])
+
+    def answer_as_hub(self) -> None:
+        """Two pages of the file tree of one data set, whose main branch is at the server's commit."""
+        commit, api = self.server.commit, "/api/datasets/owner/tiny"
+        if self.path == f"{api}/revision/main":
+            body: object = {"sha": commit}
+        elif self.path.startswith(f"{api}/tree/{commit}?recursive=true"):
+            page = int("page=2" in self.path)
+            body = [
+                {
+                    "type": "file",
+                    "path": path,
+                    "size": len(CONTENT),
+                    "lfs": {"oid": hashlib.sha256(CONTENT).hexdigest()},
+                }
+                for path in (("data/test-0.parquet", "README.md"), ("data/test-1.parquet", "data/train-0.parquet"))[
+                    page
+                ]
+            ]
+        else:
+            self.send_error(404)
+            return
+        self.send_response(200)
+        if "tree" in self.path and "page=2" not in self.path:
+            self.send_header("Link", f'<{self.server.url}{self.path}&page=2>; rel="next"')
+        self.end_headers()
+        self.wfile.write(json.dumps(body).encode())
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -225,6 +259,8 @@ def test_unknown_name_lists_the_known(tmp_path: Path) -> None:
 def test_every_data_set_is_pinned() -> None:
     for name, dataset in DATASETS.items():
         assert dataset.name == name
+        if isinstance(dataset, HubDataset):  # pinned by the first fetch
+            continue
         for file in dataset.files:
             assert file.url.startswith("https://")
             assert dataset.revision in file.url
@@ -235,3 +271,62 @@ def test_real_geneval_files_are_those_pinned(bench_data: Path) -> None:
     digests = verify("geneval", bench_data)
 
     assert list(digests) == ["evaluation_metadata.jsonl", "object_names.txt"]
+
+
+@pytest.fixture
+def hub(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """A data set named ``tiny`` on the hub, of which the test split is wanted."""
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    tiny = HubDataset("tiny", "owner/tiny", "*test-*.parquet", "1 MB", "MIT")
+    monkeypatch.setattr(datasets, "DATASETS", {"tiny": tiny})
+    return server
+
+
+def test_of_a_data_set_on_the_hub_only_the_split_is_fetched(
+    hub: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(BenchError, match=r"revision.json is not there: run `blip3o-bench data fetch tiny .*` \(1 MB"):
+        locate("tiny", tmp_path)
+    folder = fetch("tiny", tmp_path)
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*.parquet")} == {
+        "data/test-0.parquet",
+        "data/test-1.parquet",
+    }
+    assert locate("tiny", tmp_path) == folder
+    assert verify("tiny", tmp_path).keys() == {"data/test-0.parquet", "data/test-1.parquet"}
+    assert "owner/tiny: 2 files, 614kB to fetch" in capsys.readouterr().err
+    assert hub.tokens == ["Bearer secret"] * 2
+
+
+def test_the_first_fetch_pins_the_commit(hub: Server, tmp_path: Path) -> None:
+    folder = fetch("tiny", tmp_path)
+    hub.commit = "2" * 40  # the publisher goes on
+    (folder / "data" / "test-1.parquet").write_bytes(b"damaged")
+    with pytest.raises(BenchError, match="has 7 bytes instead of"):
+        locate("tiny", tmp_path)
+    fetch("tiny", tmp_path)
+    assert revision("tiny", tmp_path) == "1" * 40
+    assert verify("tiny", tmp_path).keys() == {"data/test-0.parquet", "data/test-1.parquet"}
+
+
+def test_a_data_set_that_the_hub_does_not_have_is_named(
+    hub: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(datasets, "DATASETS", {"tiny": HubDataset("tiny", "owner/gone", "*", "1 MB", "MIT")})
+    with pytest.raises(BenchError, match="owner/gone/revision/main: the server answered 404"):
+        fetch("tiny", tmp_path)
+    monkeypatch.setattr(
+        datasets, "DATASETS", {"tiny": HubDataset("tiny", "owner/tiny", "*dev-*.parquet", "1 MB", "MIT")}
+    )
+    with pytest.raises(BenchError, match="has no files"):
+        fetch("tiny", tmp_path)
+
+
+def test_a_full_disk_is_told_before_the_first_byte(
+    hub: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))
+    with pytest.raises(BenchError, match="1.00kB free"):
+        fetch("tiny", tmp_path)
+    assert hub.ranges == []
