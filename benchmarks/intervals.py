@@ -1,14 +1,17 @@
-"""Confidence intervals of one run's scores: a mean over clusters, and an unweighted mean of strata."""
+"""Confidence intervals of one run's scores: a mean over clusters, in strata or not, and an unweighted mean of strata."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from scipy import special
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 #: How low and high were made; ``none`` where the data cannot give an interval.
 Method = Literal["clustered-wilson", "mover", "none"]
@@ -26,21 +29,30 @@ class Interval:
     method: Method
 
 
-def clustered_mean(values: Sequence[float], groups: Sequence[str], confidence: float = 0.95) -> Interval:
+def clustered_mean(
+    values: Sequence[float], groups: Sequence[str], confidence: float = 0.95, strata: Sequence[str] | None = None
+) -> Interval:
     """The mean of ``values`` (in [0, 1], binary or graded); values of the same group may depend on each other.
+
+    ``strata`` says of each value which stratum it was drawn from, where the number per stratum was fixed (30 questions
+    of each of MMMU's subjects): what lies between strata is then no part of the error.
 
     Wilson's score interval (Wilson 1927, JASA 22:209) at the effective sample size of Korn & Graubard (1998,
     Survey Methodology 24:193): n_eff = p(1-p)/var(p), here in Kish's form n/deff, times (t[n-1] / t[G-1])^2
     because var(p) is estimated from G clusters only; for graded values z takes the place of t[n-1].
     var(p) is linearised and cluster-robust (CR1): G/(G-1) * sum_g (sum_{i in g} (y_i - p))^2 / n^2.
+    With H strata the sum is one over strata, of squares about each stratum's own mean (Korn & Graubard 1998, same
+    page), with G-H degrees of freedom. Where a stratum has one group only, strata are ignored, which errs to the wide.
     Binary values in groups of one give the plain Wilson interval. Dean & Pagano (2015, J. Surv. Stat. Methodol.
     3:484) compare this interval with others in clustered surveys.
 
     No values: the value is None. Fewer than two groups: low and high are None.
-    Raises ValueError for values outside [0, 1] or NaN, unlike lengths, or a confidence outside (0, 1).
+    Raises ValueError for values outside [0, 1] or NaN, unlike lengths, a group in two strata, or a confidence
+    outside (0, 1).
     """
-    if len(values) != len(groups):
-        raise ValueError(f"{len(values)} values but {len(groups)} groups")
+    strata = [""] * len(values) if strata is None else strata
+    if not len(values) == len(groups) == len(strata):
+        raise ValueError(f"{len(values)} values but {len(groups)} groups and {len(strata)} strata")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
     y = np.asarray(values, dtype=np.float64)
@@ -50,12 +62,17 @@ def clustered_mean(values: Sequence[float], groups: Sequence[str], confidence: f
         return Interval(None, None, None, n=0, clusters=0, method="none")
 
     n, mean = len(y), math.fsum(values) / len(y)
-    names, group = np.unique(np.asarray(groups), return_inverse=True)
+    names, first, group = np.unique(np.asarray(groups), return_index=True, return_inverse=True)
     clusters = len(names)
     if clusters < 2:
         return Interval(mean, None, None, n=n, clusters=clusters, method="none")
 
-    low, high = _wilson(mean, _effective_size(y, mean, group, clusters, confidence), confidence)
+    stratum = np.unique(np.asarray(strata), return_inverse=True)[1]
+    if bool(np.any(stratum != stratum[first][group])):
+        raise ValueError("a group lies in two strata")
+    if np.bincount(stratum[first]).min() < 2:
+        stratum = np.zeros_like(stratum)
+    low, high = _wilson(mean, _effective_size(y, group, stratum, confidence), confidence)
     return Interval(mean, low, high, n=n, clusters=clusters, method="clustered-wilson")
 
 
@@ -81,25 +98,33 @@ def macro_mean(parts: Sequence[Interval]) -> Interval:
     return Interval(mean, mean - below, mean + above, n=n, clusters=clusters, method="mover")
 
 
-def _effective_size(y: np.ndarray, mean: float, group: np.ndarray, clusters: int, confidence: float) -> float:
-    """How many independent 0/1 draws with this mean would have this mean's variance."""
-    n = len(y)
-    if y.max() - y.min() < 1e-9:
+def _effective_size(
+    y: NDArray[np.float64], group: NDArray[np.intp], stratum: NDArray[np.intp], confidence: float
+) -> float:
+    """How many independent 0/1 draws with this mean would have this mean's variance. Two groups or more per stratum."""
+    n, mean, clusters = len(y), float(y.mean()), int(group.max()) + 1
+    sizes = np.bincount(stratum)
+    residual = y - (np.bincount(stratum, weights=y) / sizes)[stratum]
+    if np.abs(residual).max() < 1e-9:
         return clusters  # nothing to estimate a variance from: count a cluster as one draw
-    residual = y - mean
-    squares = float(residual @ residual)
-    between = float(np.sum(np.bincount(group, weights=residual, minlength=clusters) ** 2))
-    clustered = clusters / (clusters - 1) * between / n**2
-    independent = squares / (n * (n - 1))
+    stratum_of_group = np.zeros(clusters, dtype=np.intp)
+    stratum_of_group[group] = stratum
+    groups = np.bincount(stratum_of_group)
+    squares = np.bincount(stratum, weights=residual**2)
+    between = np.bincount(stratum_of_group, weights=np.bincount(group, weights=residual) ** 2)
+    clustered = float(np.sum(groups / (groups - 1) * between)) / n**2
+    independent = float(np.sum(sizes / (sizes - 1) * squares)) / n**2
     # A design effect below 1 is taken as 1: with few clusters it is mostly luck.
     design_effect = max(1.0, clustered / independent)
-    # Graded values spread less than binary ones of the same mean, so each is worth more than one draw.
-    draws = n * mean * (1 - mean) / (squares / n)
+    # Graded values spread less than binary ones of the same mean, so each is worth more than one draw. Without
+    # strata the factor n / (n - 1) is that of `independent`, so that n binary values are worth n draws.
+    draws = mean * (1 - mean) / independent * n / (n - 1)
     quantile = (1 + confidence) / 2
     # A proportion fixes its own variance if draws are independent; the spread of graded values is always estimated.
     binary = bool(np.all((y == 0) | (y == 1)))
     known = special.stdtrit(n - 1, quantile) if binary else special.ndtri(quantile)
-    return draws / design_effect * float(known / special.stdtrit(clusters - 1, quantile)) ** 2
+    estimated = special.stdtrit(clusters - len(sizes), quantile)
+    return draws / design_effect * float(known / estimated) ** 2
 
 
 def _wilson(mean: float, n: float, confidence: float) -> tuple[float, float]:
