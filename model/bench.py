@@ -164,7 +164,7 @@ def plain_images(
     for part in (decoder.unet, decoder.vae):
         part.to(memory_format=torch.contiguous_format)
     config, queries, device = model.config.dit, model.latent_queries, unified.device
-    dit, lumina = model.dit, _lumina(model.dit).to(queries)
+    dit, lumina = model.dit, as_lumina(model.dit).to(queries)
     embed, language_model = model.backbone.get_input_embeddings(), model.backbone.get_decoder()
     rope = rope_2d(config.grid, config.grid, config.dim // config.heads).view(config.grid, config.grid, -1).to(device)
     mask = torch.ones(2, model.config.n_query, dtype=torch.bool, device=device)
@@ -221,7 +221,8 @@ def plain_images(
     return images
 
 
-def _lumina(dit: NextDiT) -> LuminaNextDiT2DModel:
+def as_lumina(dit: NextDiT) -> LuminaNextDiT2DModel:
+    """diffusers' own transformer with the same weights; it takes the projected condition."""
     config = dit.config
     lumina = LuminaNextDiT2DModel(
         sample_size=config.grid,
@@ -235,7 +236,9 @@ def _lumina(dit: NextDiT) -> LuminaNextDiT2DModel:
         learn_sigma=False,
         cross_attention_dim=config.dim,
     ).eval()
-    lumina.load_state_dict(dit.state_dict(), strict=False)
+    own = {name: value for name, value in dit.state_dict().items() if not name.startswith("caption_projection.")}
+    missing, unexpected = lumina.load_state_dict(own, strict=False)
+    assert (missing, unexpected) == (["pad_token"], [])  # which diffusers never reads
     return lumina
 
 

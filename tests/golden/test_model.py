@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, EulerDiscreteScheduler, LuminaNextDiT2DModel, UNet2DConditionModel
+from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from model import flow
+from model.bench import as_lumina
 from model.blip3o import Blip3o
 from model.config import Blip3oConfig, DiTConfig, Sampling, qwen_3b, qwen_7b
 from model.decoder import SCHEDULER, Decoder, to_pixels
@@ -109,21 +110,7 @@ def test_dit_in_bfloat16(dit: NextDiT, dit_case: dict[str, Any]) -> None:
 
 def test_dit_equals_lumina(dit: NextDiT, dit_case: dict[str, Any]) -> None:
     """On one and the same machine it is diffusers' Lumina, bit for bit."""
-    config = dit.config
-    lumina = LuminaNextDiT2DModel(
-        sample_size=config.grid,
-        patch_size=config.patch_size,
-        in_channels=config.channels,
-        hidden_size=config.dim,
-        num_layers=config.layers,
-        num_attention_heads=config.heads,
-        num_kv_heads=config.heads,
-        multiple_of=config.multiple_of,
-        learn_sigma=False,
-        cross_attention_dim=config.dim,
-    ).eval()
-    own = {name: value for name, value in dit.state_dict().items() if not name.startswith("caption_projection.")}
-    assert lumina.load_state_dict(own, strict=False).missing_keys == ["pad_token"]
+    config, lumina = dit.config, as_lumina(dit)
     x, timestep, condition = dit_case["x"], dit_case["t"], dit_case["z"]
     caption = dit.caption_projection(condition)
     rope = rope_2d(config.grid, config.grid, config.dim // config.heads).view(config.grid, config.grid, -1)
