@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -18,6 +19,8 @@ from benchmarks import catalog
 from benchmarks.types import BenchError, Benchmark, RunRecord, Sample
 
 if TYPE_CHECKING:
+    from benchmarks.harness import Profile as ScoringProfile
+    from benchmarks.judges.chat import Chat
     from benchmarks.runner import Model
     from model.generate import Device, Profile, Unified
 
@@ -82,6 +85,33 @@ def main() -> None:
 @click.option("--limit", type=click.IntRange(min=1), help="So many samples of each benchmark, in whole groups.")
 @PROFILE_OPTION
 @DEVICE_OPTION
+@click.option(
+    "--answers-together",
+    type=click.IntRange(min=1),
+    help="Questions about images of equal size that are answered at once; part of the record, since it may change "
+    "the last bits. Default: 8 for the toy, else 1.",
+)
+@click.option(
+    "--profile",
+    type=click.Choice(catalog.PROFILES),
+    help=f"Prompts and rules of the questions about images. Default: {catalog.PROFILES[0]}, or the stored run's.",
+)
+@click.option(
+    "--judge",
+    "judge_spec",
+    metavar="JUDGE",
+    help="Reads replies for MMBench and MM-Vet: the URL of an OpenAI-compatible server (http://.../v1), "
+    "local:FOLDER (or a name on the hub), replay:FILE of a judge's replies.",
+)
+@click.option("--judge-model", help="The server's name of the model that judges.")
+@click.option(
+    "--judge-runs", type=click.IntRange(min=1), default=1, show_default=True, help="Judgments per MM-Vet reply."
+)
+@click.option("--judge-concurrency", type=click.IntRange(min=1), default=16, show_default=True)
+@click.option(
+    "--judge-prices", type=(float, float), metavar="IN OUT", help="US dollars per million tokens of prompt and reply."
+)
+@click.option("--max-judge-cost", type=click.FloatRange(min=0), help="US dollars; needs --judge-prices.")
 @click.option("--rescore", is_flag=True, help="Apply the rules again to a stored run, without model or judge.")
 @click.option("--json", "as_json", is_flag=True, help="Print the records as JSON.")
 @click.option("--data-dir", type=FOLDER, help="Folder of fetched data sets. Default: see data list.")
@@ -97,6 +127,14 @@ def run(
     limit: int | None,
     model_profile: Profile,
     device: Device,
+    answers_together: int | None,
+    profile: ScoringProfile | None,
+    judge_spec: str | None,
+    judge_model: str | None,
+    judge_runs: int,
+    judge_concurrency: int,
+    judge_prices: tuple[float, float] | None,
+    max_judge_cost: float | None,
     rescore: bool,
     as_json: bool,
     data_dir: Path | None,
@@ -110,26 +148,77 @@ def run(
     data = catalog.Data(data_dir, detector, clip)
     if rescore:
         out = out or _default_out(suite or _default_suite(model_spec), model_spec, names, seed, limit)
-        _print_records(_rescore(out, names, suite, seed, limit, data), as_json)
+        _print_records(_rescore(out, names, suite, seed, limit, data, profile), as_json)
         return
     suite = suite or _default_suite(model_spec)
     out = out or _default_out(suite, model_spec, names, seed, limit)
     chosen = _names(suite, names)
+    judge = _judge(judge_spec, judge_model, judge_concurrency, judge_prices, max_judge_cost, out)
+    data = replace(data, profile=profile or catalog.PROFILES[0], judge=judge, judge_runs=judge_runs)
     _share_cores()
     from benchmarks import runner
 
     part = runner.Part.from_environment()
-    model = load_model(model_spec, model_profile, device)
+    model = load_model(model_spec, model_profile, device, answers_together)
     benchmarks = [catalog.BENCHMARKS[suite, name](data) for name in chosen]
     benchmarks = _within_reach(benchmarks, model, model_spec, asked_for=bool(names))
     for benchmark in benchmarks:
         _tell_absent(model, benchmark)
     click.echo(f"run in {out}", err=True)
     records = runner.run(out, benchmarks, model, runner.Settings(suite, seed or 0, limit, batch_size), part)
+    _tell_cost(judge)
     if records is not None and part.world == 1:
         _print_records(records, as_json)
     elif records is not None:  # two processes may end the run at once; the result must not be printed twice
         click.echo(f"complete: blip3o-bench report {out}", err=True)
+
+
+def _judge(
+    spec: str | None,
+    model: str | None,
+    concurrency: int,
+    prices: tuple[float, float] | None,
+    max_cost: float | None,
+    out: Path,
+) -> Chat | None:
+    """The judge that ``--judge`` names; a server's replies are kept in the run. Raises BenchError."""
+    if spec is None:
+        return None
+    from benchmarks.judges.chat import Endpoint, LocalModel, Prices, Replay
+
+    kind, _, rest = spec.partition(":")
+    if kind == "replay":
+        return Replay(Path(rest))
+    if kind == "local":
+        from model.hub import locate
+        from model.tensors import CheckpointError
+
+        try:
+            located = locate(rest)
+        except CheckpointError as error:
+            raise BenchError(str(error)) from error
+        return LocalModel(located.folder, located.name if located.repo else located.folder.name)
+    if model is None:
+        raise BenchError("--judge is the address of a server: name its model with --judge-model")
+    return Endpoint(
+        spec,
+        model,
+        out / "judge.jsonl",
+        prices=Prices(*prices) if prices else None,
+        max_cost=max_cost,
+        concurrency=concurrency,
+    )
+
+
+def _tell_cost(judge: Chat | None) -> None:
+    from benchmarks.judges.chat import Endpoint
+
+    if isinstance(judge, Endpoint):
+        usage = judge.usage()
+        cost = f", {usage.cost:.2f} US dollars at most" if usage.cost else ""
+        click.echo(
+            f"judge: {usage.replies} replies, {usage.prompt_tokens} + {usage.completion_tokens} tokens{cost}", err=True
+        )
 
 
 def _tell_absent(model: Model, benchmark: Benchmark) -> None:
@@ -156,11 +245,12 @@ def _default_out(
 
 
 def _names(suite: catalog.Suite, names: Sequence[str]) -> list[str]:
-    known = catalog.SUITES[suite]
+    whole = catalog.SUITES[suite]
+    known = [*whole, *(name for other, name in catalog.BENCHMARKS if other == suite and name not in whole)]
     for name in names:
         if name not in known:
             raise BenchError(f"unknown benchmark {name!r} in the suite {suite}: choose among {', '.join(known)}")
-    return [name for name in known if not names or name in names]
+    return [name for name in known if name in names] if names else list(whole)
 
 
 def _within_reach(benchmarks: Sequence[Benchmark], model: Model, model_spec: str, asked_for: bool) -> list[Benchmark]:
@@ -174,7 +264,7 @@ def _within_reach(benchmarks: Sequence[Benchmark], model: Model, model_spec: str
     return possible
 
 
-def load_model(spec: str, profile: Profile, device: Device) -> Model:
+def load_model(spec: str, profile: Profile, device: Device, together: int | None = None) -> Model:
     """The model that ``--model`` names. Raises BenchError with the choices when there is none."""
     if spec == "oracle":
         from benchmarks.shapes.reference import Oracle
@@ -188,10 +278,12 @@ def load_model(spec: str, profile: Profile, device: Device) -> Model:
         from benchmarks.geneval import FolderImages
 
         return FolderImages(Path(spec.removeprefix("folder:")))
-    return load_checkpoint(spec, profile, device)
+    return load_checkpoint(spec, profile, device, together=together)
 
 
-def load_checkpoint(spec: str, profile: Profile, device: Device, images: int | None = None) -> Unified:
+def load_checkpoint(
+    spec: str, profile: Profile, device: Device, images: int | None = None, together: int | None = None
+) -> Unified:
     """A BLIP3-o: the toy, a checkpoint folder, or one on the hub, to draw so many images. Raises BenchError."""
     if spec != "toy" and not Path(spec).is_dir() and "/" not in spec:
         raise BenchError(f"unknown model {spec!r}: choose {', '.join(MODELS)} or the path of a checkpoint folder")
@@ -199,7 +291,13 @@ def load_checkpoint(spec: str, profile: Profile, device: Device, images: int | N
     from model.generate import GROUP, load
 
     try:
-        return load(str(TOY_CHECKPOINT) if spec == "toy" else spec, profile, device, min(GROUP, images or GROUP))
+        return load(
+            str(TOY_CHECKPOINT) if spec == "toy" else spec,
+            profile,
+            device,
+            min(GROUP, images or GROUP),
+            together or (8 if spec == "toy" else 1),  # the toy's images are all of one size
+        )
     except CheckpointError as error:  # the model package knows nothing of ours, BenchError included
         raise BenchError(str(error)) from error
 
@@ -214,9 +312,15 @@ def _share_cores() -> None:
 
 
 def _rescore(
-    out: Path, names: Sequence[str], suite: str | None, seed: int | None, limit: int | None, data: catalog.Data
+    out: Path,
+    names: Sequence[str],
+    suite: str | None,
+    seed: int | None,
+    limit: int | None,
+    data: catalog.Data,
+    profile: ScoringProfile | None,
 ) -> list[RunRecord]:
-    """Score the run in ``out`` again; options that are given must be those the run was started with."""
+    """Score the run in ``out`` again; options but ``profile`` must be those the run was started with."""
     from benchmarks import runner, store
 
     spec, _ = store.read_spec(out)
@@ -227,7 +331,15 @@ def _rescore(
             raise BenchError(f"{out} was run with {field} {stored[field]}, not {value}; leave it out with --rescore")
     stored_suite = cast(catalog.Suite, spec.suite)
     chosen = _names(stored_suite, list(spec.benchmarks))
-    return runner.rescore(out, [catalog.BENCHMARKS[stored_suite, name](data) for name in chosen])
+    ways = [replace(data, profile=profile or _profile(spec.benchmarks[name]["profile"])) for name in chosen]
+    return runner.rescore(
+        out, [catalog.BENCHMARKS[stored_suite, name](way) for name, way in zip(chosen, ways, strict=True)]
+    )
+
+
+def _profile(stored: str) -> ScoringProfile:
+    """A record's profile, or the default for a benchmark that is none of the questions about images."""
+    return next((profile for profile in catalog.PROFILES if profile == stored), catalog.PROFILES[0])
 
 
 def _print_records(records: Sequence[RunRecord], as_json: bool) -> None:
@@ -249,7 +361,7 @@ def report(folder: Path, as_html: bool, as_json: bool, data_dir: Path | None) ->
     _print_records(records, as_json)
     if as_html:
         page = folder / "report.html"
-        content = render.html(folder, _asked(records, catalog.Data(data_dir)))
+        content = render.html(folder, _asked(records, data_dir))
         _write(page, content.encode())
         click.echo(f"written: {page}", err=True)
 
@@ -265,7 +377,7 @@ def export(folder: Path, out: Path, data_dir: Path | None) -> None:
 
     for record in store.read_records(folder):
         suite = cast(catalog.Suite, record.suite)
-        benchmark = catalog.BENCHMARKS[suite, record.benchmark](catalog.Data(data_dir))
+        benchmark = catalog.BENCHMARKS[suite, record.benchmark](_data(record, data_dir))
         own = folder / benchmark.name
         samples = limited(benchmark.samples(), record.settings["limit"])
         try:
@@ -275,13 +387,17 @@ def export(folder: Path, out: Path, data_dir: Path | None) -> None:
         click.echo(out / benchmark.name)
 
 
-def _asked(records: Sequence[RunRecord], data: catalog.Data) -> dict[str, Sequence[Sample]]:
+def _data(record: RunRecord, data_dir: Path | None) -> catalog.Data:
+    return catalog.Data(data_dir, profile=_profile(record.profile))
+
+
+def _asked(records: Sequence[RunRecord], data_dir: Path | None) -> dict[str, Sequence[Sample]]:
     """The samples of the records' benchmarks, where their data is at hand."""
     samples: dict[str, Sequence[Sample]] = {}
     for record in records:
         suite = cast(catalog.Suite, record.suite)
         try:
-            samples[record.benchmark] = catalog.BENCHMARKS[suite, record.benchmark](data).samples()
+            samples[record.benchmark] = catalog.BENCHMARKS[suite, record.benchmark](_data(record, data_dir)).samples()
         except BenchError as error:
             click.echo(f"examples of {record.benchmark} come without their prompts: {error}", err=True)
     return samples

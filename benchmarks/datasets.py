@@ -142,6 +142,7 @@ DATASETS: Mapping[str, Dataset | HubDataset] = {
     "mask2former-swin-s": _MASK2FORMER_SWIN_S,
     "clip-vit-l-14": _CLIP_VIT_L_14,
     "vqav2": _lmms("vqav2", "VQAv2", "*validation-*.parquet", "34 GB"),
+    "vqav2_test": _lmms("vqav2_test", "VQAv2", "*test-*.parquet", "some 10 GB"),
     "mmbench": _lmms("mmbench", "MMBench", "en/dev-*.parquet", "0.2 GB"),
     "seedbench": _lmms("seedbench", "SEED-Bench", "*test-*.parquet", "tens of GB"),
     "mmvet": _lmms("mmvet", "MMVet", "*test-*.parquet", "0.1 GB"),

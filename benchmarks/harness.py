@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import importlib.metadata
 import io
 import os
 import random
+import threading
 import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -75,6 +77,9 @@ Fallback = Literal["per-item", "official"]
 #: whenever the temperature is above 0. ``image_aspect_ratio`` is of LLaVA's preprocessing.
 NEUTRAL: Mapping[str, Json] = {"top_p": 1.0, "num_beams": 1, "do_sample": False, "image_aspect_ratio": "original"}
 
+#: Held while the process's settings are changed and put back: judges are asked from several threads.
+_IMPORT = threading.RLock()
+
 
 class HarnessTask:
     """A task of lmms-eval on ``rows`` of the official schema instead of the hub's data set.
@@ -88,8 +93,8 @@ class HarnessTask:
     ) -> None:
         """``fallback`` concerns MMMU only.
 
-        Raises BenchError when lmms-eval is absent or of another version, when there are no rows, and when the
-        profile has no such task.
+        Raises BenchError when lmms-eval is absent or of another version, when there are no rows, and when the profile
+        has no such task.
         """
         if len(rows) == 0:
             raise BenchError(f"{name} has no rows: look at the data it was given")
@@ -99,10 +104,10 @@ class HarnessTask:
         self.profile = profile
         with _lmms_eval():
             config = _config(name)
-            if profile == "blip3o-0.3.0":
-                config = profiles.blip3o(name, config)
             if name == "mmmu_val":
                 config["process_results"] = _mmmu_rule(config["process_results"], fallback)
+            if profile == "blip3o-0.3.0":
+                config = profiles.blip3o_task(name, config)
             self.task = _task_on(rows, config)
         self.docs: Dataset = self.task.eval_docs_no_media
 
@@ -162,29 +167,29 @@ class HarnessTask:
             static = self.name == "mmbench_en_dev_static"
             # mmbench_aggregate_dev_results_eval (tasks/mmbench/en_utils.py), which writes a file besides.
             return 100 * mmbench_accuracy(items, judge_replies or {}, static=static)["overall_acc"]
-        with _quiet():
+        with _quiet(), contextlib.redirect_stdout(io.StringIO()):
             return self.task.aggregation()[metric](list(items))
 
 
 def mmbench_inferred(doc: Mapping[str, Json], reply: str) -> str | None:
     """The letter (A to E) that MMBench's rule reads in a reply without a judge; None when a judge must be asked."""
     with _quiet():
-        letter = _mmbench_evaluator().prefetch_answer({**doc, "prediction": reply.strip()})
+        letter = (
+            _official("mmbench.mmbench_evals").MMBench_Evaluator().prefetch_answer({**doc, "prediction": reply.strip()})
+        )
     return letter or None
 
 
 def mmbench_extracted(doc: Mapping[str, Json], reply: str) -> str | None:
     """The letter that the static mode takes where ``mmbench_inferred`` finds none; None when there is no letter."""
-    evaluator = _mmbench_evaluator()
-    from lmms_eval.tasks._task_utils.mcq_extract import extract_mcq_answer
-
-    # eval_sub_data (tasks/mmbench/mmbench_evals.py)
-    return extract_mcq_answer(reply.strip(), choices=sorted(evaluator.build_choices(doc))) or None
+    evaluator = _official("mmbench.mmbench_evals").MMBench_Evaluator()
+    choices = sorted(evaluator.build_choices(doc))  # eval_sub_data (tasks/mmbench/mmbench_evals.py)
+    return _official("_task_utils.mcq_extract").extract_mcq_answer(reply.strip(), choices) or None
 
 
 def mmbench_judge_prompt(doc: Mapping[str, Json], reply: str) -> str:
     """What MMBench's judge is asked, at temperature 0 and at most 256 tokens (get_chat_response)."""
-    evaluator = _mmbench_evaluator()
+    evaluator = _official("mmbench.mmbench_evals").MMBench_Evaluator()
     # extract_answer_from_item (tasks/mmbench/mmbench_evals.py)
     options = evaluator.build_option_str(evaluator.extract_options(doc))
     return str(evaluator.build_prompt(doc["question"], options, reply.strip()))
@@ -204,11 +209,11 @@ def mmbench_accuracy(
     prompt to its reply. One that is not there, or cannot be read, is a failed call, for which lmms-eval draws a
     letter by a generator seeded with 2680; a benchmark that wants the question missing must not come here with it.
     """
-    evaluator = _mmbench_evaluator()
+    evaluator = _official("mmbench.mmbench_evals").MMBench_Evaluator()
     evaluator.get_chat_response = lambda prompt: judge_replies.get(prompt, "Failed to obtain answer via API")
     state = random.getstate()
     try:
-        with _quiet():
+        with _quiet(), contextlib.redirect_stdout(io.StringIO()):
             overall, by_category, by_l2_category = evaluator.eval_result(
                 [dict(item) for item in items], eval_method="static" if static else "openai"
             )
@@ -219,25 +224,20 @@ def mmbench_accuracy(
 
 def mmvet_judge_prompt(doc: Mapping[str, Json], reply: str) -> str:
     """What MM-Vet's judge is asked, at temperature 0 and at most 128 tokens (get_chat_response)."""
-    with _lmms_eval():
-        from lmms_eval.tasks.mmvet.utils import mmvet_process_results
     prompts: list[str] = []
 
     def ask(prompt: str, temperature: float) -> tuple[str, str]:
         prompts.append(prompt)
         return "0", ""
 
-    _rebound(mmvet_process_results, get_chat_response=ask)(doc, [reply.strip()])
+    _rebound(_official("mmvet.utils").mmvet_process_results, get_chat_response=ask)(doc, [reply.strip()])
     return prompts[0]
 
 
 def mmvet_read(judge_reply: str) -> float | None:
     """The score that a judge's reply begins with, 0..1; None when that is no number or out of range."""
-    try:
-        score = float(judge_reply.strip().split(" ")[0])  # mmvet_process_results (tasks/mmvet/utils.py)
-    except ValueError:
-        return None
-    return score if 0 <= score <= 1 else None
+    score = _leading_number(judge_reply)
+    return score if score is not None and 0 <= score <= 1 else None
 
 
 def _mmvet_results(
@@ -245,16 +245,137 @@ def _mmvet_results(
 ) -> Mapping[str, Json]:
     """lmms-eval's rule under a judge that says the same as often as it is asked, and without its pauses."""
     if judge_reply is None:
-        raise ValueError("mmvet is scored by its judge's reply: results(doc_id, reply, judge_reply)")
-    said = judge_reply.strip()
+        raise ValueError("mmvet is scored by what its judge said: results(doc_id, reply, judge_reply)")
+    if _leading_number(judge_reply) is not None and mmvet_read(judge_reply) is None:
+        raise JudgeError(f"{doc['question_id']}: the judge's score is not within 0..1: {judge_reply[:80]!r}")
 
     def ask(prompt: str, temperature: float) -> tuple[str, str]:
-        return said, ""
+        return judge_reply.strip(), ""
 
-    asks_for_ever = mmvet_read(said) is None and _is_number(said.split(" ")[0])
-    if asks_for_ever:
-        raise JudgeError(f"{doc['question_id']}: the judge's score {said.split(' ')[0]} is not within 0..1")
     rule = _rebound(official, get_chat_response=ask, time=types.SimpleNamespace(sleep=lambda seconds: None))
     with _quiet():
         results: Mapping[str, Json] = rule(doc, [reply.strip()])
     return results
+
+
+def _leading_number(judge_reply: str) -> float | None:
+    try:
+        return float(judge_reply.strip().split(" ")[0])  # mmvet_process_results (tasks/mmvet/utils.py)
+    except ValueError:
+        return None
+
+
+def _mmmu_rule(official: Callable[..., Mapping[str, Json]], fallback: Fallback) -> Callable[..., Mapping[str, Json]]:
+    """lmms-eval's rule with the source of its random letters named, and whether it drew one."""
+    official_parse = _official("_task_utils.mmmu_mcq_utils").parse_mmmu_multi_choice_response
+
+    def process_results(doc: Mapping[str, Json], results: Sequence[str]) -> Mapping[str, Json]:
+        source: Any = random if fallback == "official" else random.Random(f"mmmu_val/{doc['id']}")
+        before = source.getstate()
+        parse = _rebound(official_parse, random=source)
+        items = _rebound(official, parse_multi_choice_response=parse)(doc, results)
+        return {**items, "random_fallback": source.getstate() != before}
+
+    return process_results
+
+
+def _rebound(function: Callable[..., Any], **names: object) -> Callable[..., Any]:
+    """The same function with other globals: lmms-eval's code as it stands, with what it calls replaced."""
+    assert isinstance(function, types.FunctionType)
+    return types.FunctionType(
+        function.__code__, {**function.__globals__, **names}, function.__name__, function.__defaults__
+    )
+
+
+def _check_version() -> None:
+    try:
+        installed = importlib.metadata.version("lmms-eval")
+    except importlib.metadata.PackageNotFoundError as error:
+        raise BenchError("lmms-eval is not installed: pip install 'blip3o-bench[understanding]'") from error
+    if installed != VERSION:
+        raise BenchError(
+            f"lmms-eval {installed} is installed, but scores are under {VERSION}: pip install lmms-eval=={VERSION}"
+        )
+
+
+def _config(name: TaskName) -> dict[str, Any]:
+    """lmms-eval's own YAML of a task, its functions loaded."""
+    import lmms_eval.tasks
+    from lmms_eval.utils import load_yaml_config
+
+    config: dict[str, Any] = load_yaml_config(str(Path(lmms_eval.tasks.__file__).parent / TASKS[name]))
+    return config
+
+
+def _task_on(rows: Dataset, config: dict[str, Any]) -> Any:
+    """lmms-eval's ConfigurableTask with ``rows`` as the split it evaluates."""
+    import datasets
+    from lmms_eval.api.task import ConfigurableTask
+
+    class LocalTask(ConfigurableTask):
+        def download(self, dataset_kwargs: Mapping[str, Json] | None = None) -> None:
+            """In place of load_dataset(dataset_path), which takes all splits from the hub, five times on failure."""
+            images = [name for name, feature in rows.features.items() if _holds_images(feature)]
+            split = self.config.test_split
+            self.dataset = datasets.DatasetDict({split: rows})
+            self.dataset_no_image = datasets.DatasetDict({split: rows.remove_columns(images)})
+
+    return LocalTask(config=config)
+
+
+def _holds_images(feature: object) -> bool:
+    """An image, or a list of them (SEED-Bench's frames)."""
+    import datasets
+
+    return isinstance(getattr(feature, "feature", feature), datasets.Image)
+
+
+@functools.cache
+def _official(module: str) -> Any:
+    """One of lmms-eval's own modules under ``lmms_eval.tasks``."""
+    with _lmms_eval():
+        return importlib.import_module(f"lmms_eval.tasks.{module}")
+
+
+@contextmanager
+def _lmms_eval() -> Iterator[None]:
+    """Import lmms-eval in here: its version is checked, and what importing does to the whole process undone.
+
+    lmms_eval/utils.py silences all warnings; lmms_eval/api/task.py lets Pillow take truncated images for whole ones;
+    lmms_eval/llm_judge/factory.py reads a file .env into the environment; lmms_eval/llm_judge/launcher/__init__.py
+    takes loguru's handlers away and puts one on stdout. MM-Vet's utils.py makes a client for its judge, which fails
+    without a key unless it is the one that asks nobody.
+    """
+    _check_version()
+    torchvision_guard.install()  # lmms-eval imports torchvision through transformers
+    from loguru import logger
+    from PIL import ImageFile
+
+    with _IMPORT, warnings.catch_warnings():
+        truncated = ImageFile.LOAD_TRUNCATED_IMAGES
+        environment = dict(os.environ)
+        logger_attributes = dict(vars(logger))
+        os.environ["API_TYPE"] = "dummy"
+        vars(logger).update(add=lambda *args, **kwargs: 0, remove=lambda *args: None)
+        try:
+            yield
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = truncated
+            for current, before in ((os.environ, environment), (vars(logger), logger_attributes)):
+                current.clear()
+                current.update(before)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the lines that lmms-eval's rules log: results are what they return."""
+    from loguru import logger
+
+    modules = ("lmms_eval", "utils", "en_utils")  # the YAML's utils.py are loaded under their bare names
+    for module in modules:
+        logger.disable(module)
+    try:
+        yield
+    finally:
+        for module in modules:
+            logger.enable(module)

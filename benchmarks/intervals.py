@@ -1,4 +1,4 @@
-"""Confidence intervals of one run's scores: a mean over clusters, in strata or not, and an unweighted mean of strata."""
+"""Confidence intervals of one run's scores: a mean over clusters (and strata), and an unweighted mean of strata."""
 
 from __future__ import annotations
 
@@ -41,8 +41,9 @@ def clustered_mean(
     Survey Methodology 24:193): n_eff = p(1-p)/var(p), here in Kish's form n/deff, times (t[n-1] / t[G-1])^2
     because var(p) is estimated from G clusters only; for graded values z takes the place of t[n-1].
     var(p) is linearised and cluster-robust (CR1): G/(G-1) * sum_g (sum_{i in g} (y_i - p))^2 / n^2.
-    With H strata the sum is one over strata, of squares about each stratum's own mean (Korn & Graubard 1998, same
-    page), with G-H degrees of freedom. Where a stratum has one group only, strata are ignored, which errs to the wide.
+    With H strata residuals are those from each stratum's own mean, the variances of the strata add up, and there are
+    G-H degrees of freedom (as Korn & Graubard count them). Where a stratum has one group only, strata are ignored,
+    which errs to the wide.
     Binary values in groups of one give the plain Wilson interval. Dean & Pagano (2015, J. Surv. Stat. Methodol.
     3:484) compare this interval with others in clustered surveys.
 

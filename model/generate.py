@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor
-from transformers import GenerationConfig, ProcessorMixin
+from transformers import BatchFeature, GenerationConfig, ProcessorMixin
 
 from model import checkpoint, flow
 from model.blip3o import IMAGE, INSTRUCTION, Blip3o, chat
@@ -92,11 +94,15 @@ class Asked(Protocol):
 class Understanding:
     """Questions about images -> answers, by the backbone's own generate()."""
 
-    def __init__(self, source: Located, model: Blip3o, processor: ProcessorMixin, profile: Profile) -> None:
+    def __init__(
+        self, source: Located, model: Blip3o, processor: ProcessorMixin, profile: Profile, together: int = 1
+    ) -> None:
+        """``together`` is how many questions are answered at once; it can change the last bits, so it is recorded."""
         self.source = source
         self.model = model.eval().requires_grad_(False)
         self.processor = processor
         self.profile = profile
+        self.together = together
 
     @property
     def device(self) -> torch.device:
@@ -108,23 +114,56 @@ class Understanding:
 
     def describe(self) -> Mapping[str, Any]:
         name = self.source.name if self.source.repo else self.source.folder.name
-        return {"name": name, "sha256": self.digest, "profile": self.profile, "device": self.device.type}
+        return {
+            "name": name,
+            "sha256": self.digest,
+            "profile": self.profile,
+            "device": self.device.type,
+            "answers_together": self.together,
+        }
 
     @_one_thread()
     @torch.inference_mode()
-    def answer(self, samples: Sequence[Asked], seeds: Sequence[int]) -> list[str]:
-        """One reply per sample, cut at its first stop string.
+    def answer(self, samples: Sequence[Asked], seeds: Sequence[int]) -> list[str | Exception]:
+        """One reply per sample, cut at its first stop string, or why its images cannot be opened.
 
-        Greedy at temperature 0; otherwise sampled with the sample's own seed. One sample at a time: padding
-        changes the last bits of a batch, and with them now and then a reply.
+        Greedy at temperature 0; otherwise sampled with the sample's own seed, one at a time. Greedy questions whose
+        images have the same sizes go through the model in groups of exactly ``together`` (the last one is filled up),
+        padded by their own length: so a reply does not depend on the batch. Images are opened and cut into patches in
+        a thread, ahead of the model.
         """
-        return [self._answer(sample, seed) for sample, seed in zip(samples, seeds, strict=True)]
+        replies: dict[int, str | Exception] = {}
+        inputs: dict[int, BatchFeature] = {}
+        alike: dict[Hashable, list[int]] = {}
+        with ThreadPoolExecutor(max_workers=1) as ahead:
+            for i, prepared in enumerate(ahead.map(self._prepare, samples)):
+                decoding = samples[i].decoding
+                if isinstance(prepared, Exception):
+                    replies[i] = prepared
+                elif self.together == 1 or decoding.temperature > 0:
+                    replies[i] = self._replies([prepared], decoding, seeds[i])[0]
+                else:
+                    inputs[i] = prepared
+                    grids = prepared.get("image_grid_thw")
+                    sizes = () if grids is None else tuple(grids.flatten().tolist())
+                    padded = _rounded_up(prepared["input_ids"].shape[1])
+                    alike.setdefault((padded, sizes, decoding.max_new_tokens, decoding.stop), []).append(i)
+        for indices in alike.values():
+            for start in range(0, len(indices), self.together):
+                members = indices[start : start + self.together]
+                filled = [inputs[members[i % len(members)]] for i in range(self.together)]
+                replies.update(zip(members, self._replies(filled, samples[members[0]].decoding, 0), strict=False))
+        return [replies[i] for i in range(len(samples))]
 
-    def _answer(self, sample: Asked, seed: int) -> str:
-        images = [open_image().convert("RGB") for open_image in sample.images]
+    def _prepare(self, sample: Asked) -> BatchFeature | Exception:
+        try:
+            images = [open_image().convert("RGB") for open_image in sample.images]
+        except Exception as error:  # a decoder may raise anything on a damaged image
+            return error
         text = chat(IMAGE * len(images) + sample.prompt)
-        batch = self.processor(text=[text], images=[images] if images else None, return_tensors="pt").to(self.device)
-        decoding = sample.decoding
+        return self.processor(text=[text], images=[images] if images else None, return_tensors="pt")
+
+    def _replies(self, inputs: Sequence[BatchFeature], decoding: Decoding, seed: int) -> list[str]:
         sampled = decoding.temperature > 0
         if sampled:
             torch.manual_seed(seed)
@@ -136,11 +175,29 @@ class Understanding:
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
-        tokens = self.model.backbone.generate(**batch, generation_config=config)
-        reply: str = tokenizer.decode(tokens[0, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+        batch = inputs[0] if len(inputs) == 1 else _collate(inputs, tokenizer.pad_token_id)
+        tokens = self.model.backbone.generate(**batch.to(self.device), generation_config=config)
+        texts: list[str] = tokenizer.batch_decode(tokens[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
         for stop in decoding.stop:
-            reply = reply.split(stop)[0]
-        return reply
+            texts = [text.split(stop)[0] for text in texts]
+        return texts
+
+
+def _collate(inputs: Sequence[BatchFeature], padding: int) -> BatchFeature:
+    """One batch of questions: tokens padded on the left to a multiple of TOKENS, images behind each other."""
+    length = _rounded_up(max(one["input_ids"].shape[1] for one in inputs))
+    joined = {}
+    for name in inputs[0]:
+        rows = [one[name] for one in inputs]
+        if name in ("input_ids", "attention_mask", "mm_token_type_ids"):  # [1, L] each
+            value = padding if name == "input_ids" else 0
+            rows = [F.pad(row, (length - row.shape[1], 0), value=value) for row in rows]
+        joined[name] = torch.cat(rows)
+    return BatchFeature(joined)
+
+
+def _rounded_up(length: int) -> int:
+    return -(-length // TOKENS) * TOKENS
 
 
 class Unified(Understanding):
@@ -155,8 +212,9 @@ class Unified(Understanding):
         sampling: Sampling,
         profile: Profile,
         group: int = GROUP,
+        together: int = 1,
     ) -> None:
-        super().__init__(source, model, processor, profile)
+        super().__init__(source, model, processor, profile, together)
         self.decoder = decoder.eval().requires_grad_(False)
         self.sampling = sampling
         self.group = group
@@ -335,21 +393,23 @@ def _images(rgb: Tensor) -> list[Image.Image]:
     return [Image.fromarray(array.numpy()) for array in rounded]
 
 
-def load_answerer(spec: str, profile: Profile = "exact", device: Device = "cpu") -> Understanding:
+def load_answerer(spec: str, profile: Profile = "exact", device: Device = "cpu", together: int = 1) -> Understanding:
     """Read what answering needs, from a folder or ``owner/name[@revision]`` on the hub.
 
-    Raises CheckpointError, which names what is missing or does not fit.
+    It answers ``together`` questions at once. Raises CheckpointError, which names what is missing or does not fit.
     """
     source = locate(spec, without=DECODER_FILES)
     model, processor = checkpoint.load_blip3o(source.folder, _DTYPES[profile][0], _place(device))
-    return Understanding(source, model, processor, profile)
+    return Understanding(source, model, processor, profile, together)
 
 
-def load(spec: str, profile: Profile = "exact", device: Device = "cpu", group: int = GROUP) -> Unified:
+def load(
+    spec: str, profile: Profile = "exact", device: Device = "cpu", group: int = GROUP, together: int = 1
+) -> Unified:
     """Read a whole checkpoint, from a folder or ``owner/name[@revision]`` on the hub.
 
-    It draws in groups of ``group`` images, which cost the same when there are fewer. Raises CheckpointError, which
-    names what is missing or does not fit.
+    It draws in groups of ``group`` images, which cost the same when there are fewer, and answers ``together`` questions
+    at once. Raises CheckpointError, which names what is missing or does not fit.
     """
     source = locate(spec)
     dtype, decoder_dtype = _DTYPES[profile]
@@ -361,7 +421,7 @@ def load(spec: str, profile: Profile = "exact", device: Device = "cpu", group: i
         decoder = checkpoint.load_vae(source.folder, decoder_dtype, place)
     else:
         decoder = checkpoint.load_decoder(source.folder, decoder_dtype, place)
-    return Unified(source, model, processor, decoder, sampling, profile, group)
+    return Unified(source, model, processor, decoder, sampling, profile, group, together)
 
 
 def _place(device: Device) -> torch.device:

@@ -76,7 +76,10 @@ class Blip3oLmms(lmms):
         replies: list[str] = []
         for request in tqdm(requests, desc="blip3o", unit="question", disable=True if self.rank > 0 else None):
             question = self._question(request)
-            replies.extend(self._answerer.answer([question], [_seed(self.seed, question.id)]))
+            (reply,) = self._answerer.answer([question], [_seed(self.seed, question.id)])
+            if isinstance(reply, Exception):
+                raise reply
+            replies.append(reply)
         return replies
 
     def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[str]:

@@ -93,7 +93,7 @@ def example(
     if prediction and prediction.image:
         pictures.append(picture(_open(folder / prediction.image), boxes(finding)))
     errors = [row.error for row in (prediction, verdict) if row and row.error]
-    gold = sample.meta.get("multiple_choice_answer") if sample else None
+    gold = sample.meta.get("answer") if sample else None
     return Example(
         id=score.id,
         outcome=outcome(score),

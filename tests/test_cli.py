@@ -14,6 +14,7 @@ from PIL import Image
 
 import blip3o_bench
 from benchmarks import catalog
+from benchmarks.judges.chat import Replay
 from benchmarks.types import BenchError
 from tests.fakes import FakeAnswerer, FakeBenchmark, FakeGenerator
 
@@ -32,7 +33,7 @@ def generator(monkeypatch: pytest.MonkeyPatch) -> FakeGenerator:
         monkeypatch.setitem(catalog.BENCHMARKS, (suite, "fake"), lambda data: FakeBenchmark())
         monkeypatch.setitem(catalog.BENCHMARKS, (suite, "questions"), lambda data: questions())
         monkeypatch.setitem(catalog.SUITES, suite, ("fake", "questions"))
-    monkeypatch.setattr(blip3o_bench, "load_model", lambda spec, profile, device: model)
+    monkeypatch.setattr(blip3o_bench, "load_model", lambda spec, profile, device, together: model)
     return model
 
 
@@ -55,11 +56,19 @@ def test_help_needs_neither_torch_nor_numpy() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run", "nothing"], "unknown benchmark 'nothing' in the suite toy: choose among geneval, vqav2"),
+        (["run", "nothing"], "unknown benchmark 'nothing' in the suite toy: choose among geneval, vqav2, mmbench"),
         (["run", "--model", "gpt"], "unknown model 'gpt': choose toy, oracle, blank, folder:DIR or the path of"),
         (["run", "--suite", "large"], "Invalid value for '--suite': 'large' is not one of 'toy', 'paper'"),
         (["run", "--limit", "0"], "Invalid value for '--limit': 0 is not in the range x>=1"),
         (["run", "--rescore", "--out", "nowhere"], "cannot read nowhere/spec.json: No such file or directory"),
+        (["run", "--judge", "http://localhost:1/v1"], "name its model with --judge-model"),
+        (["run", "--judge", "localhost:1", "--judge-model", "m"], "is no URL"),
+        (
+            ["run", "--judge", "http://localhost:1/v1", "--judge-model", "m", "--max-judge-cost", "1"],
+            "--max-judge-cost needs the judge's prices",
+        ),
+        (["run", "--judge", "local:nowhere"], "nowhere is neither a folder nor owner/name"),
+        (["run", "--profile", "lmms-0.1"], "Invalid value for '--profile'"),
         (["walk"], "No such command 'walk'"),
         (["report", "nowhere"], "nowhere"),
         (["data", "fetch", "nothing"], "unknown data set 'nothing'"),
@@ -119,6 +128,30 @@ def test_only_embedded_models_default_to_the_toy_suite(tmp_path: Path, generator
     for model, suite in (("blank", "toy"), ("folder:images", "paper")):
         done = call("run", "fake", "--model", model, "--out", tmp_path / suite, "--json")
         assert json.loads(done.stdout)["records"][0]["suite"] == suite
+
+
+def test_profile_and_judge_reach_the_benchmark(
+    tmp_path: Path, generator: FakeGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[catalog.Data] = []
+
+    def factory(data: catalog.Data) -> FakeBenchmark:
+        seen.append(data)
+        return FakeBenchmark(profile=data.profile)
+
+    monkeypatch.setitem(catalog.BENCHMARKS, ("toy", "fake"), factory)
+    (tmp_path / "replies.jsonl").write_text('{"key": "a", "text": "1"}\n')
+    replay = f"replay:{tmp_path / 'replies.jsonl'}"
+    options = ("--profile", "blip3o-0.3.0", "--judge", replay, "--judge-runs", 3)
+    assert call("run", "fake", "--out", tmp_path / "run", *options).exit_code == 0
+    assert (seen[0].profile, seen[0].judge_runs) == ("blip3o-0.3.0", 3)
+    assert seen[0].judge == Replay(tmp_path / "replies.jsonl")
+    # A stored run is scored again and reported under its own profile.
+    for command in (["run", "--rescore", "--out"], ["export", "--out", tmp_path / "official"]):
+        assert call(*command, tmp_path / "run").exit_code == 0
+    assert [data.profile for data in seen[1:]] == ["blip3o-0.3.0"] * 2
+    call("run", "--rescore", "--profile", "lmms-0.7.3", "--out", tmp_path / "run")
+    assert seen[-1].profile == "lmms-0.7.3"
 
 
 def test_rescore_needs_no_model(tmp_path: Path, generator: FakeGenerator, monkeypatch: pytest.MonkeyPatch) -> None:

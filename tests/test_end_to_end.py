@@ -75,7 +75,7 @@ def test_answers_are_exported_as_the_vqa_server_takes_them(tmp_path: Path) -> No
     assert call("run", "vqav2", "--model", "oracle", "--out", tmp_path / "run", "--limit", "5").exit_code == 0
     assert call("export", tmp_path / "run", "--out", tmp_path / "export").exit_code == 0
     answers = json.loads((tmp_path / "export/vqav2/submission.json").read_text())
-    gold = {s.meta["question_id"]: s.meta["multiple_choice_answer"] for s in Vqav2.toy().samples()}
+    gold = {s.meta["question_id"]: s.meta["answer"] for s in Vqav2.toy().samples()}
     assert len(answers) >= 5
     assert all(gold[row["question_id"]] == row["answer"] for row in answers)
 

@@ -9,11 +9,12 @@ from PIL import Image
 
 from benchmarks.shapes.geneval import scene_for
 from benchmarks.shapes.scene import Scene, render
+from benchmarks.shapes.understanding import spoken
 from benchmarks.types import Json, Sample
 
 
 class Oracle:
-    """Draws a scene that satisfies the prompt's metadata, and answers what the row gives as the answer."""
+    """Draws a scene that satisfies the prompt's metadata, and answers what the row has as its answer."""
 
     def describe(self) -> Mapping[str, Json]:
         return {"name": "oracle"}
@@ -25,12 +26,12 @@ class Oracle:
         ]
 
     def answer(self, samples: Sequence[Sample], seeds: Sequence[int]) -> Sequence[str]:
-        """VQAv2's ``multiple_choice_answer``, which is the annotators' most frequent one."""
-        return [sample.meta["multiple_choice_answer"] for sample in samples]
+        """What the column shows beside a reply as the row's answer."""
+        return [spoken(sample.meta["answer"]) for sample in samples]
 
 
 class Blank:
-    """Draws the empty canvas and answers yes, whatever it is asked."""
+    """Draws the empty canvas, and answers A where a letter is asked for and yes elsewhere."""
 
     def describe(self) -> Mapping[str, Json]:
         return {"name": "blank"}
@@ -40,4 +41,4 @@ class Blank:
         return [render(Scene(())) for _ in samples]
 
     def answer(self, samples: Sequence[Sample], seeds: Sequence[int]) -> Sequence[str]:
-        return ["yes" for _ in samples]
+        return ["A" if "letter" in sample.prompt else "yes" for sample in samples]

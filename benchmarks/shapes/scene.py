@@ -1,4 +1,4 @@
-"""The shapes world: scenes of one to four shapes on a 64-pixel canvas, and how they are drawn.
+"""The shapes world: scenes of one to four shapes on a 64-pixel canvas, some with words, and how they are drawn.
 
 The canvas has two rows and two columns of cells; an object lies somewhere inside one cell. All sizes and
 positions are whole pixels, so a shape's anti-aliased mask is drawn once and reused.
@@ -14,7 +14,7 @@ from functools import cache
 from typing import Literal, get_args
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 Shape = Literal["circle", "square", "triangle", "star", "cross", "ring"]
 Color = Literal["red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white"]
@@ -41,6 +41,9 @@ CELL = 32
 SIZES = (20, 22, 24, 26)
 #: Cells as (row, column), in reading order.
 CELLS = ((0, 0), (0, 1), (1, 0), (1, 1))
+CELL_NAMES = dict(zip(CELLS, ("top left", "top right", "bottom left", "bottom right"), strict=True))
+#: Pixels that one letter of Pillow's bitmap font takes: five letters fit into a cell, ten across the canvas.
+LETTER = (6, 11)
 _OVERSAMPLE = 8
 
 
@@ -62,10 +65,26 @@ class Object:
 
 
 @dataclass(frozen=True)
+class Text:
+    """One line of letters whose top left corner is at (``x``, ``y``); wide letters reach one pixel further left."""
+
+    text: str
+    color: Color
+    x: int
+    y: int
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """Left, top, right, bottom in pixels; right and bottom are exclusive."""
+        return self.x, self.y, self.x + LETTER[0] * len(self.text), self.y + LETTER[1]
+
+
+@dataclass(frozen=True)
 class Scene:
-    """One to four objects in distinct cells, or none (the empty canvas)."""
+    """Up to four objects in distinct cells, and lines of text that keep clear of them; both empty: bare canvas."""
 
     objects: tuple[Object, ...]
+    texts: tuple[Text, ...] = ()
 
 
 def place(items: Sequence[tuple[Shape, Color]], cells: Sequence[tuple[int, int]], rng: random.Random) -> Scene:
@@ -128,4 +147,10 @@ def render(scene: Scene) -> Image.Image:
         cover = mask(item.shape, item.size)[..., None]
         patch = canvas[top:bottom, left:right]
         patch[:] = patch * (1 - cover) + np.asarray(RGB[item.color], dtype=np.float32) * cover
-    return Image.fromarray(np.rint(canvas).astype(np.uint8))
+    image = Image.fromarray(np.rint(canvas).astype(np.uint8))
+    draw = ImageDraw.Draw(image)
+    for line in scene.texts:
+        # The bitmap font has no anti-aliasing: the same pixels under every version of FreeType. Pillow cuts off the
+        # first pixel of a wide letter at the line's start, so a blank goes before it.
+        draw.text((line.x - LETTER[0], line.y), f" {line.text}", RGB[line.color], ImageFont.load_default_imagefont())
+    return image

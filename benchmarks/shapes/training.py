@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from benchmarks.shapes.geneval import TAGS, random_metadata, scene_for
-from benchmarks.shapes.scene import Object, Scene, random_scene, render
+from benchmarks.shapes.scene import CELL_NAMES, Scene, random_scene, render
 from benchmarks.shapes.vqa import KINDS, ask
 
 #: What lmms-eval puts behind a VQAv2 question (tasks/vqav2/_default_template_vqav2_yaml).
@@ -31,13 +31,8 @@ class Example:
 
 def description(scene: Scene) -> str:
     """Every object with its color and cell, in reading order."""
-
-    def phrase(item: Object) -> str:
-        row, column = item.cell
-        where = f"{('top', 'bottom')[row]} {('left', 'right')[column]}"
-        return f"{where} {item.color} {item.shape}"
-
-    return ", ".join(phrase(item) for item in sorted(scene.objects, key=lambda item: item.cell))
+    objects = sorted(scene.objects, key=lambda item: item.cell)
+    return ", ".join(f"{CELL_NAMES[item.cell]} {item.color} {item.shape}" for item in objects)
 
 
 def generation(seed: int, index: int) -> Example:

@@ -1,4 +1,4 @@
-"""Ceiling and floor of VQAv2 and GenEval in the shapes world."""
+"""Ceiling and floor in the shapes world."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def scored(benchmark: Vqav2, model: Answerer, folder: Any) -> Metric:
     samples = benchmark.samples()
     seeds = list(range(len(samples)))
     replies = zip(samples, seeds, model.answer(samples, seeds), strict=True)
-    predictions = [Prediction(sample.id, seed, 0.0, text=reply) for sample, seed, reply in replies]
+    predictions = [Prediction(sample.id, seed, 0.0, text=str(reply)) for sample, seed, reply in replies]
     verdicts = {verdict.id: verdict for verdict in benchmark.judge(samples, predictions, folder)}
     return benchmark.summarize(samples, verdicts)[1][0]
 
@@ -39,6 +39,17 @@ def test_blank_is_not_above_chance_on_vqav2(vqav2: Vqav2, tmp_path: Any) -> None
     assert metric.value is not None
     assert metric.chance is not None
     assert 0 < metric.value <= metric.chance  # above 0: some questions are answered yes
+
+
+def test_oracle_says_one_of_alternatives_and_all_elements() -> None:
+    answers = {"B": "B", "ring<OR>star": "ring", "red star<AND>blue ring": "red star, blue ring"}
+    samples = [Sample("", "prompt", "group", meta={"answer": answer}) for answer in answers]
+    assert Oracle().answer(samples, [0] * len(samples)) == list(answers.values())
+
+
+def test_blank_takes_the_first_option_where_a_letter_is_asked_for() -> None:
+    asked = ("Answer with the option's letter from the given choices directly.", "Is it red?")
+    assert Blank().answer([Sample("", prompt, "") for prompt in asked], [0, 0]) == ["A", "yes"]
 
 
 def geneval_samples(per_tag: int = 4) -> list[Sample]:

@@ -1,18 +1,16 @@
-"""VQAv2: the toy rows, the real files, and what becomes of replies."""
+"""VQAv2: the toy rows, what becomes of replies, and the test split."""
 
 from __future__ import annotations
 
-import re
+import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-from datasets import Dataset
 
 from benchmarks.shapes import vqa
 from benchmarks.shapes.scene import render
-from benchmarks.types import BenchError, JudgeError, Prediction, Verdict
-from benchmarks.vqav2 import Vqav2
+from benchmarks.types import BenchError, Verdict
+from benchmarks.vqav2 import Vqav2, Vqav2Test
 
 SUFFIX = "\nAnswer the question using a single word or phrase."
 
@@ -35,7 +33,7 @@ def test_samples_ask_the_rows_of_the_shapes_world(toy: Vqav2) -> None:
         assert sample.group == f"vqav2/{row['image_id']}"
         assert sample.prompt == row["question"] + SUFFIX
         assert sample.stratum == row["answer_type"]
-        assert sample.meta["multiple_choice_answer"] == row["multiple_choice_answer"]
+        assert sample.meta["answer"] == row["multiple_choice_answer"]
         (open_image,) = sample.images
         assert open_image().tobytes() == render(scene).tobytes()
 
@@ -63,35 +61,6 @@ def test_metrics_of_all_questions_and_of_each_answer_type(toy: Vqav2) -> None:
     assert metrics["exact_match.yes/no"].chance == 0.5
 
 
-def test_a_missing_verdict_is_counted_and_not_scored(toy: Vqav2) -> None:
-    samples = toy.samples()
-    verdicts = {
-        sample.id: Verdict(sample.id, {"text": sample.meta["multiple_choice_answer"]}) for sample in samples[1:]
-    }
-    scores, metrics = toy.summarize(samples, verdicts)
-    assert scores[0].value is None
-    assert (metrics[0].value, metrics[0].n, metrics[0].missing) == (1.0, len(samples) - 1, 1)
-
-
-def test_no_verdict_at_all(toy: Vqav2) -> None:
-    samples = toy.samples()
-    _, metrics = toy.summarize(samples, {})
-    assert (metrics[0].value, metrics[0].low, metrics[0].high) == (None, None, None)
-    assert (metrics[0].n, metrics[0].missing) == (0, len(samples))
-
-
-def test_the_raw_reply_is_stored(toy: Vqav2, tmp_path: Path) -> None:
-    sample = toy.samples()[0]
-    (verdict,) = toy.judge([sample], [Prediction(sample.id, 0, 0.0, text=" Two\n dogs. ")], tmp_path)
-    assert verdict == Verdict(sample.id, {"text": " Two\n dogs. "})
-
-
-def test_an_image_is_no_answer(toy: Vqav2, tmp_path: Path) -> None:
-    sample = toy.samples()[0]
-    with pytest.raises(JudgeError, match=f"{sample.id}: VQAv2 needs a text"):
-        toy.judge([sample], [Prediction(sample.id, 0, 0.0, image="images/0.png")], tmp_path)
-
-
 def test_the_digest_tells_other_rows_and_other_images() -> None:
     one, same, other = Vqav2.toy(images=2), Vqav2.toy(images=2), Vqav2.toy(images=3)
     assert one.describe() == same.describe()
@@ -99,55 +68,38 @@ def test_the_digest_tells_other_rows_and_other_images() -> None:
     assert one.describe()["data"]["pixels_sha256"] != other.describe()["data"]["pixels_sha256"]
 
 
-def write_shards(folder: Path, rows: Dataset, shards: int) -> None:
-    folder.mkdir()
-    for index in range(shards):
-        name = f"validation-{index:05d}-of-{shards:05d}.parquet"
-        rows.shard(shards, index, contiguous=True).to_parquet(folder / name)
+def test_the_real_questions_have_no_known_number_of_answers(toy: Vqav2) -> None:
+    official = Vqav2(toy.rows.remove_columns("choices"), {"name": "official"})
+    _, (metric, *_) = official.summarize(official.samples(), answered(official, "yes"))
+    assert metric.chance is None
 
 
-@pytest.fixture
-def official_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
-    """Rows with the official columns only; what datasets makes of parquet files goes to the test's own cache."""
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    return Vqav2.toy(images=4).rows.remove_columns("choices")
+@pytest.fixture(scope="module")
+def test_split(toy: Vqav2) -> Vqav2Test:
+    """Rows of the test split have null where there is an answer."""
+    unknown = dict.fromkeys(("answers", "multiple_choice_answer", "answer_type"))
+    rows = toy.rows.map(lambda row: {**row, **unknown}, features=toy.rows.features, load_from_cache_file=False)
+    return Vqav2Test(rows, {"name": "test"})
 
 
-def test_paper_reads_the_publishers_files(official_rows: Dataset, tmp_path: Path) -> None:
-    write_shards(tmp_path / "data", official_rows, shards=2)
-    benchmark, toy = Vqav2.paper(tmp_path), Vqav2.toy(images=4)
-    assert [sample.prompt for sample in benchmark.samples()] == [sample.prompt for sample in toy.samples()]
-    (open_image,) = benchmark.samples()[-1].images
-    (open_toy_image,) = toy.samples()[-1].images
-    assert open_image().tobytes() == open_toy_image().tobytes()
-    assert benchmark.describe()["data"]["rows"] == len(official_rows)
-    _, (metric, *_) = benchmark.summarize(benchmark.samples(), answered(benchmark, "yes"))
-    assert metric.chance is None  # the real questions have no known number of answers
+def test_the_test_split_has_no_score(test_split: Vqav2Test) -> None:
+    samples = test_split.samples()
+    scores, (metric,) = test_split.summarize(samples, answered(test_split, "yes"))
+    assert {(score.value, score.reason) for score in scores} == {(None, "the answers of the test split are not public")}
+    assert (metric.value, metric.n, metric.missing) == (None, 0, len(samples))
 
 
-def test_paper_without_files(tmp_path: Path) -> None:
-    with pytest.raises(BenchError, match=re.escape(f"no VQAv2 in {tmp_path}: run `hf download lmms-lab-encoder/VQAv2")):
-        Vqav2.paper(tmp_path)
+def test_the_test_splits_submission(test_split: Vqav2Test, tmp_path: Path) -> None:
+    samples = test_split.samples()
+    test_split.export(samples, {}, answered(test_split, " Two dogs. "), tmp_path, tmp_path)
+    rows = json.loads((tmp_path / "submission.json").read_text())
+    assert rows == [{"question_id": sample.meta["question_id"], "answer": "Two dogs."} for sample in samples]
 
 
-def test_paper_with_a_shard_missing(official_rows: Dataset, tmp_path: Path) -> None:
-    write_shards(tmp_path / "data", official_rows, shards=3)
-    (tmp_path / "data" / "validation-00001-of-00003.parquet").unlink()
-    with pytest.raises(BenchError, match=r"2 shards of VQAv2 in .*, 3 expected"):
-        Vqav2.paper(tmp_path)
-
-
-def test_paper_with_a_damaged_shard(official_rows: Dataset, tmp_path: Path) -> None:
-    write_shards(tmp_path / "data", official_rows, shards=1)
-    file = tmp_path / "data" / "validation-00000-of-00001.parquet"
-    file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(BenchError, match=r"a parquet file in .* is damaged"):
-        Vqav2.paper(tmp_path)
-
-
-@pytest.mark.usefixtures("official_rows")
-def test_paper_with_other_columns(tmp_path: Path) -> None:
-    rows: Any = Dataset.from_list([{"question": "q", "image_id": 1}])
-    write_shards(tmp_path / "data", rows, shards=1)
-    with pytest.raises(BenchError, match="lacks the columns answer_type, answers"):
-        Vqav2.paper(tmp_path)
+def test_a_submission_with_an_answer_missing_is_refused(test_split: Vqav2Test, tmp_path: Path) -> None:
+    samples = test_split.samples()
+    verdicts = answered(test_split, "yes")
+    del verdicts[samples[3].id]
+    with pytest.raises(BenchError, match=f"{len(samples) - 1} of the {len(samples)} questions of VQAv2 test"):
+        test_split.export(samples, {}, verdicts, tmp_path, tmp_path)
+    assert not (tmp_path / "submission.json").exists()

@@ -100,7 +100,7 @@ def test_the_image_reaches_the_backbone(model: Unified) -> None:
 
 def test_a_reply_ends_at_its_stop_string(model: Unified) -> None:
     question = Request("?", (partial(noise_image, 0),), Decoding(max_new_tokens=8))
-    whole = model.answer([question], [0])[0]
+    whole = str(model.answer([question], [0])[0])
     assert whole
     middle = whole[len(whole) // 2]
     cut = model.answer([Request("?", question.images, Decoding(max_new_tokens=8, stop=(middle,)))], [0])[0]
@@ -176,3 +176,40 @@ def test_a_missing_encoder_is_named(checkpoint: Path, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "half" / "eva_clip")
     with pytest.raises(CheckpointError, match="eva_clip"):
         load(str(tmp_path / "half")).decode_images([noise_image(0)], [0])
+
+
+def test_questions_answered_together_do_not_depend_on_company(checkpoint: Path) -> None:
+    model = load(str(checkpoint), together=3)
+    with torch.no_grad():  # random weights say one thing to everybody until they are made to differ
+        for parameter in model.model.backbone.parameters():
+            parameter.mul_(4)
+    asked = [
+        Request(f"{'What is this? ' * repeated}{i}", tuple(partial(noise_image, i + k) for k in range(images)))
+        for i, (repeated, images) in enumerate([(1, 1), (9, 1), (1, 2), (1, 1), (2, 0), (1, 1), (1, 1)])
+    ]
+    seeds = list(range(len(asked)))
+    replies = model.answer(asked, seeds)
+    assert len(set(replies)) > 3
+    assert replies == [model.answer([one], [0])[0] for one in asked]
+    assert replies == model.answer(asked[::-1], seeds)[::-1]
+    model.together = 1  # padding is inert: the same words as without it
+    assert replies == model.answer(asked, seeds)
+
+
+def test_sampled_replies_have_their_own_seed_also_together(checkpoint: Path) -> None:
+    model = load(str(checkpoint), together=3)
+    asked = [Request("?", (partial(noise_image, 0),), Decoding(temperature=1.0))] * 3
+    first, second, third = model.answer(asked, [1, 2, 1])
+    assert first == third != second
+
+
+@pytest.mark.parametrize("together", [1, 2])
+def test_an_image_that_does_not_decode_costs_its_own_question_only(checkpoint: Path, together: int) -> None:
+    def damaged() -> Image.Image:
+        raise OSError("image file is truncated")
+
+    model = load(str(checkpoint), together=together)
+    good = Request("?", (partial(noise_image, 0),))
+    replies = model.answer([good, Request("?", (damaged,)), good], [0, 0, 0])
+    assert isinstance(replies[1], OSError)
+    assert replies[0] == replies[2] == model.answer([good], [0])[0]

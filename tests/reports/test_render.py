@@ -200,7 +200,7 @@ def test_samples_add_prompt_gold_and_input_image_of_shown_examples_only(run: Pat
     def never() -> Image.Image:
         raise AssertionError("opened an image that is not shown")
 
-    gold = {"multiple_choice_answer": "dark red"}
+    gold = {"answer": "dark red"}
     shown = Sample("vqav2/1", "What color?", "1", "other", (lambda: Image.new("RGB", (640, 320), "teal"),), meta=gold)
     page = Page(html(run, {"vqav2": [shown, Sample("vqav2/2", "Why?", "2", "other", (never,))]}))
     assert "What color?" in page.text

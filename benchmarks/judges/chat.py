@@ -1,0 +1,520 @@
+"""Judges that answer a text prompt: an OpenAI-compatible server, a local transformers model, a file of replies.
+
+A reply is text; what it is worth is the benchmark's rule. A question that gets no usable reply raises JudgeError.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import socket
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from benchmarks.judges.weights import checked_digest
+from benchmarks.types import BenchError, Json, JudgeError
+
+if TYPE_CHECKING:
+    from io import FileIO
+
+    import openai
+
+#: Environment variable with the server's key. Servers of one's own, such as vLLM, take any.
+KEY_VARIABLE = "OPENAI_API_KEY"
+#: The code of a 429 that no pause mends (platform.openai.com/docs/guides/error-codes).
+_NO_CREDIT = "insufficient_quota"
+
+
+class BudgetError(BenchError):
+    """The next question may cost more than is left of the budget."""
+
+
+@dataclass(frozen=True)
+class ChatReply:
+    """A reply, the tokens it took (0 where nobody counted them) and its cost in US dollars, None without prices."""
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float | None
+
+
+@dataclass(frozen=True)
+class Question:
+    """The arguments of one ``Chat.ask``."""
+
+    prompt: str
+    temperature: float
+    max_tokens: int
+    key: str
+
+
+class Chat(Protocol):
+    """Something that answers prompts. ``concurrency`` is how many ``ask`` may run at once, in threads."""
+
+    @property
+    def concurrency(self) -> int: ...
+
+    def describe(self) -> Mapping[str, Json]:
+        """Everything about the judge that determines its replies."""
+
+    def ask(self, prompt: str, *, temperature: float, max_tokens: int, key: str) -> ChatReply:
+        """The reply to one user message; temperature 0 is greedy.
+
+        ``key`` names the question: a repetition that is to be answered anew is another key.
+        Raises JudgeError when there is no usable reply to this question, BenchError when there will be to none.
+        """
+
+
+def ask_many(chat: Chat, questions: Sequence[Question]) -> list[ChatReply | JudgeError]:
+    """Ask as many at once as ``chat`` allows: one reply per question in their order, or why there is none.
+
+    A BenchError goes through once the questions under way are answered; those that wait are not asked.
+    """
+
+    def answer(question: Question) -> ChatReply | JudgeError:
+        try:
+            return chat.ask(
+                question.prompt,
+                temperature=question.temperature,
+                max_tokens=question.max_tokens,
+                key=question.key,
+            )
+        except JudgeError as error:
+            return error
+
+    with ThreadPoolExecutor(chat.concurrency) as pool:
+        return list(pool.map(answer, questions))  # at an error, map cancels what has not begun
+
+
+# An OpenAI-compatible server
+
+
+@dataclass(frozen=True)
+class Prices:
+    """US dollars per million tokens."""
+
+    prompt: float
+    completion: float
+
+    def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
+        return (self.prompt * prompt_tokens + self.completion * completion_tokens) / 1e6
+
+
+@dataclass
+class Usage:
+    """What a judge's questions took so far, those of earlier starts included.
+
+    ``cost`` in US dollars is what was billed at most: a request without a known end counts in full.
+    """
+
+    replies: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float = 0.0
+
+
+class Endpoint:
+    """A model behind an OpenAI-compatible server. Threads may share one, and processes its cache.
+
+    Requests go through the openai package: addresses, keys, proxies, connections and error classes are its affair.
+    Its own retries are off, because a request that timed out may be billed and so has to be counted as it happens.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        cache: Path,
+        *,
+        prices: Prices | None = None,
+        max_cost: float | None = None,
+        concurrency: int = 16,
+        timeout: float = 120.0,
+        attempts: int = 6,
+        backoff: float = 2.0,
+    ) -> None:
+        """``base_url`` ends in /v1 as a rule; the key is taken from the environment variable OPENAI_API_KEY.
+
+        ``cache`` is a file that keeps replies and charges; what it holds is not asked again. ``max_cost`` (US
+        dollars) bounds all that the file has charged, by any process and start. ``timeout`` is in seconds without
+        a byte. Of ``attempts`` the n-th is followed by a random pause of up to ``backoff`` * 2**(n - 1) seconds,
+        at most 60, to which is added what the server asks for, at most 300.
+
+        Raises BenchError for an address without http, and for a budget without prices.
+        """
+        import openai
+        import tenacity
+
+        if not base_url.startswith(("http://", "https://")):
+            raise BenchError(f"the judge's address {base_url!r} is no URL: give one such as http://localhost:8000/v1")
+        if max_cost is not None and prices is None:
+            raise BenchError("--max-judge-cost needs the judge's prices in dollars per million tokens")
+        self.base_url = base_url.rstrip("/")
+        self.model = model
+        self.concurrency = concurrency
+        self._prices = prices
+        self._ledger = _Ledger(cache, max_cost)
+        self._client = openai.OpenAI(
+            base_url=self.base_url,
+            api_key=os.environ.get(KEY_VARIABLE) or "EMPTY",
+            timeout=openai.Timeout(timeout, connect=min(timeout, 10.0)),
+            max_retries=0,
+        )
+        self._retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(_may_pass),
+            # The sum, since every thread is told the same second to come back.
+            wait=tenacity.wait_exception(_retry_after) + tenacity.wait_random_exponential(multiplier=backoff, max=60),
+            stop=tenacity.stop_after_attempt(attempts),
+            reraise=True,
+        )
+
+    def describe(self) -> Mapping[str, Json]:
+        return {"kind": "endpoint", "base_url": self.base_url, "model": self.model}
+
+    def usage(self) -> Usage:
+        return replace(self._ledger.usage)
+
+    def ask(self, prompt: str, *, temperature: float, max_tokens: int, key: str) -> ChatReply:
+        """As ``Chat.ask``; a reply that the cache holds costs nothing and keeps the cost it had.
+
+        Raises BudgetError before a request that could pass ``max_cost``.
+        """
+        import openai
+
+        request = {
+            "model": self.model,
+            "messages": [{"role": "user", "content": prompt}],
+            "temperature": temperature,
+            "max_tokens": max_tokens,
+        }
+        question = hashlib.sha256(json.dumps([self.base_url, key, request], sort_keys=True).encode()).hexdigest()
+        stored = self._ledger.replies.get(question)
+        if stored is not None:
+            return stored
+        try:
+            return self._retrying(self._attempt, request, question, key)
+        except openai.APIStatusError as error:
+            raise self._refusal(error) from error
+        except openai.APIConnectionError as error:
+            if _unreachable(error):
+                raise BenchError(
+                    f"no judge answers at {self.base_url}: start it, or correct its address; "
+                    "what is answered is kept, and the same command resumes"
+                ) from error
+            raise JudgeError(f"{self.model}: {_brief(error)}") from error
+        except UnicodeEncodeError as error:  # half a surrogate pair in the answer that is to be judged
+            raise JudgeError(f"the prompt is no text that can be sent: {_brief(error)}") from error
+
+    def _attempt(self, request: Mapping[str, Json], question: str, key: str) -> ChatReply:
+        """One request, charged at its highest price until its end is known."""
+        import openai
+
+        highest = self._highest_cost(request)
+        self._ledger.reserve(highest)
+        correction = 0.0  # a request without a known end, such as one that timed out, stays charged
+        row: dict[str, Json] = {}
+        try:
+            response = self._client.chat.completions.with_raw_response.create(**request)
+            reply = self._read(response.text, highest)
+            correction = 0.0 if reply.cost is None else reply.cost - highest
+            row = asdict(reply)
+            if not reply.text.strip():
+                del row["text"]
+                raise JudgeError(f"{self.model}: the reply is empty")
+            row |= {"question": question, "key": key}
+            return reply
+        except openai.APIError as error:
+            if _unbilled(error):
+                correction = -highest
+            raise
+        finally:
+            self._ledger.settle(correction, row)
+
+    def _highest_cost(self, request: Mapping[str, Json]) -> float:
+        """No request costs more: a tokenizer makes at most one token of a byte; 256 are for the chat template."""
+        if self._prices is None:
+            return 0.0
+        return self._prices.cost(len(request["messages"][0]["content"].encode()) + 256, request["max_tokens"])
+
+    def _read(self, body: str, highest: float) -> ChatReply:
+        """The reply in a chat completion, which costs ``highest`` where the server does not count tokens."""
+        try:
+            completion = json.loads(body)
+            text = completion["choices"][0]["message"]["content"] or ""
+            usage = completion.get("usage") or {"prompt_tokens": 0, "completion_tokens": 0}
+            tokens = int(usage["prompt_tokens"]), int(usage["completion_tokens"])
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise JudgeError(f"{self.model}: the server sent no chat completion but {body[:80]!r}") from error
+        cost = None if self._prices is None else self._prices.cost(*tokens) if any(tokens) else highest
+        return ChatReply(str(text), *tokens, cost)
+
+    def _refusal(self, error: openai.APIStatusError) -> Exception:
+        """A user's error where the server would refuse every question, a missing reply where it refuses this one."""
+        said = f"the judge {self.model} at {self.base_url} answered {_brief(error)}"
+        if error.status_code == 401:
+            return BenchError(f"{said}: set {KEY_VARIABLE} to its key")
+        if error.status_code == 402 or error.code == _NO_CREDIT:
+            return BenchError(f"{said}: its account has no credit left")
+        if error.status_code == 404:
+            return BenchError(f"{said}: give a model that it serves and its base URL, such as http://localhost:8000/v1")
+        return JudgeError(said)
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether the same request may succeed later: no answer in time, a broken connection, 408, 429, 5xx."""
+    import openai
+
+    if isinstance(error, openai.APIStatusError):
+        return (error.status_code in (408, 429) or error.status_code >= 500) and error.code != _NO_CREDIT
+    return isinstance(error, openai.APIConnectionError)
+
+
+def _unbilled(error: openai.APIError) -> bool:
+    """Whether no model has worked on the request for certain: refused, or not even received."""
+    import openai
+
+    if isinstance(error, openai.APIStatusError):
+        return error.status_code not in (408, 502, 504)  # a gateway that waited no longer; the model may have gone on
+    return _unreachable(error)
+
+
+def _retry_after(error: BaseException) -> float:
+    """The pause that the server asks for, in seconds, at most 300; 0 when it asks for none."""
+    import openai
+
+    asked = error.response.headers.get("retry-after", "") if isinstance(error, openai.APIStatusError) else ""
+    return min(float(asked), 300.0) if asked.isdecimal() else 0.0
+
+
+def _unreachable(error: BaseException | None) -> bool:
+    """Whether nothing listens there, in contrast to a server that broke off over one question."""
+    while error is not None:
+        if isinstance(error, ConnectionRefusedError | socket.gaierror):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _brief(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+class _Ledger:
+    """Replies and charges in one append-only JSONL file, shared by threads and by processes.
+
+    The sum of all ``charge`` is what was billed at most: a request is charged at its highest price before it is
+    sent, and corrected when its end is known. So a killed process hides no cost, and nobody has to tidy up after it.
+    A line with a ``key`` is a reply; ``Replay`` reads the file.
+    """
+
+    def __init__(self, path: Path, limit: float | None) -> None:
+        """Raises BenchError when the file cannot be written or is damaged."""
+        self.path = path
+        self.limit = limit
+        self.replies: dict[str, ChatReply] = {}
+        self.usage = Usage()
+        self._end = 0  # bytes read so far
+        self._in_flight = 0
+        self._settled = threading.Condition()
+        with self._exclusive():
+            pass
+
+    def reserve(self, amount: float) -> None:
+        """Charge ``amount`` dollars, after waiting for requests under way if they may leave room for it.
+
+        Raises BudgetError when it would pass the limit all the same.
+        """
+        with self._settled:
+            while not self._charged(amount):
+                if not self._in_flight:
+                    raise BudgetError(
+                        f"the judge has cost ${self.usage.cost:.4f}, and the next question may take that beyond "
+                        f"${self.limit}: raise --max-judge-cost; what is answered is kept, and the same command resumes"
+                    )
+                self._settled.wait()
+            self._in_flight += 1
+
+    def settle(self, correction: float, row: Mapping[str, Json]) -> None:
+        """End a request that was reserved: correct its charge by so many dollars, and keep ``row``."""
+        with self._settled:
+            self._in_flight -= 1
+            self._settled.notify_all()
+            if correction or row:
+                with self._exclusive() as file:
+                    self._append(file, {**row, "charge": correction})
+
+    def _charged(self, amount: float) -> bool:
+        if not amount:
+            return True
+        with self._exclusive() as file:
+            if self.limit is not None and self.usage.cost + amount > self.limit:
+                return False
+            self._append(file, {"charge": amount})
+            return True
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[FileIO]:
+        """The file with no other process at it, and everything in it known."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab+", buffering=0) as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                self._catch_up(file)
+                yield file
+        except OSError as error:
+            raise BenchError(f"cannot write {self.path}: {error.strerror or error}") from error
+
+    def _append(self, file: FileIO, row: Mapping[str, Json]) -> None:
+        # Not synced: what is written outlives this process, if not the machine.
+        line = json.dumps(row, sort_keys=True).encode("ascii") + b"\n"
+        if file.write(line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._catch_up(file)
+
+    def _catch_up(self, file: FileIO) -> None:
+        file.seek(self._end)
+        data = file.read()
+        whole = data.rfind(b"\n") + 1
+        if whole < len(data):
+            file.truncate(self._end + whole)  # its writer is dead: we hold the lock
+        for line in data[:whole].splitlines():
+            self._take(line)
+        self._end += whole
+
+    def _take(self, line: bytes) -> None:
+        try:
+            row = json.loads(line)
+            tokens = row.get("prompt_tokens", 0), row.get("completion_tokens", 0)
+            self.usage.cost += row["charge"]
+            self.usage.prompt_tokens += tokens[0]
+            self.usage.completion_tokens += tokens[1]
+            if "question" in row:
+                self.replies[row["question"]] = ChatReply(row["text"], *tokens, row["cost"])
+                self.usage.replies += 1
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise BenchError(f"{self.path} has a damaged line, {line[:60]!r}: delete that line") from error
+
+
+# A file of replies
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Replies from a JSONL file of {"key": ..., "text": ...}, such as an Endpoint's cache; of one key the last counts.
+
+    The prompt is not compared: the key alone names the question.
+    """
+
+    path: Path
+    concurrency: int = field(default=1, init=False)
+
+    def describe(self) -> Mapping[str, Json]:
+        return {"kind": "replay", "sha256": hashlib.sha256(self._data).hexdigest()}
+
+    def ask(self, prompt: str, *, temperature: float, max_tokens: int, key: str) -> ChatReply:
+        """As ``Chat.ask``. Raises BenchError when the file is absent or is no file of replies."""
+        if key not in self._texts:
+            raise JudgeError(f"{self.path} has no reply for {key}")
+        return ChatReply(self._texts[key], 0, 0, None)
+
+    @cached_property
+    def _data(self) -> bytes:
+        try:
+            return self.path.read_bytes()
+        except OSError as error:
+            raise BenchError(f"cannot read the judge's replies {self.path}: {error.strerror}") from error
+
+    @cached_property
+    def _texts(self) -> Mapping[str, str]:
+        texts = {}
+        for number, line in enumerate(self._data.split(b"\n"), start=1):
+            try:
+                row = json.loads(line or b'{"charge": 0}')
+                if "key" in row or "charge" not in row:  # an Endpoint's charges are between its replies
+                    texts[str(row["key"])] = str(row["text"])
+            except (ValueError, LookupError, TypeError) as error:
+                raise BenchError(
+                    f'{self.path}, line {number} is no reply: it must be {{"key": ..., "text": ...}}'
+                ) from error
+        return texts
+
+
+# A model on this machine
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """A causal language model or VLM in ``folder``, as transformers saves it; ``name`` is for the record.
+
+    Loaded at the first question. Above temperature 0 the draws of a question are seeded by its key.
+    """
+
+    folder: Path
+    name: str
+    device: str = "cpu"
+    concurrency: int = field(default=1, init=False)
+
+    def describe(self) -> Mapping[str, Json]:
+        digest = hashlib.sha256()
+        for path in sorted(path for path in self.folder.glob("*") if path.is_file()):
+            digest.update(f"{path.name} {checked_digest(path, None)}\n".encode())
+        return {"kind": "local", "model": self.name, "files_sha256": digest.hexdigest()}
+
+    def ask(self, prompt: str, *, temperature: float, max_tokens: int, key: str) -> ChatReply:
+        """As ``Chat.ask``. Raises BenchError when the model cannot be loaded or is none that chats."""
+        import torch
+
+        model, tokenizer = self._loaded
+        tokens = tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=True, return_tensors="pt"
+        ).to(model.device)
+        length = tokens["input_ids"].shape[1]
+        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature > 0 else {}
+        with torch.inference_mode(), torch.random.fork_rng(devices=[model.device] * (model.device.type == "cuda")):
+            torch.manual_seed(int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big"))
+            (row,) = model.generate(**tokens, max_new_tokens=max_tokens, **sampling)
+        text = tokenizer.decode(row[length:], skip_special_tokens=True)
+        if not text.strip():
+            raise JudgeError(f"{self.name}: the reply is empty")
+        return ChatReply(text, length, len(row) - length, None)
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        """Model in evaluation mode, and tokenizer."""
+        import torchvision_guard
+
+        torchvision_guard.install()  # transformers imports torchvision
+        from transformers import (
+            AutoConfig,
+            AutoModelForCausalLM,
+            AutoModelForImageTextToText,
+            AutoTokenizer,
+            GenerationConfig,
+        )
+        from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+        try:
+            config = AutoConfig.from_pretrained(self.folder, local_files_only=True)
+            sees = config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+            auto = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+            tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+            model = auto.from_pretrained(self.folder, dtype="auto", local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise BenchError(f"cannot load the judge {self.name}: {_brief(error)}") from error
+        if tokenizer.chat_template is None:
+            raise BenchError(f"the judge {self.name} has no chat template: choose an instruction-tuned model")
+        # What else a checkpoint recommends (top_p, repetition_penalty and the like) is not the benchmark's.
+        ends = model.generation_config
+        model.generation_config = GenerationConfig(eos_token_id=ends.eos_token_id, pad_token_id=ends.pad_token_id)
+        return model.to(self.device).eval(), tokenizer
