@@ -2,7 +2,7 @@
 
 PYTHONS ?= python3.11 python3.12 python3.13 python3# first fit wins; the constraints were verified on 3.11
 DISK_GB := 6# the environment takes 3.5 GB, pip's temporary files and cache the rest
-JOBS ?= 2# test processes; each holds torch, about 1 GB
+JOBS ?= 2# processes of the demo and of the tests; each holds torch, about 1 GB
 
 # Several processes share the cores: one thread for each.
 export OMP_NUM_THREADS ?= 1
@@ -16,7 +16,7 @@ help: ## list the targets
 setup: .venv/.installed ## create .venv with everything in it (about 3 minutes, 3.5 GB); the others do it themselves
 
 demo: .venv/.installed ## score the embedded BLIP3-o on the embedded suite and print the table
-	.venv/bin/blip3o-bench run --suite toy --model toy --out runs/demo > /dev/null
+	.venv/bin/torchrun --nproc_per_node $(JOBS) -m blip3o_bench run --suite toy --model toy --batch-size 64 --out runs/demo
 	.venv/bin/blip3o-bench report runs/demo --html
 
 test: .venv/.installed ## run the tests

@@ -133,14 +133,17 @@ def run(
         _judge(folder, benchmark, own, settings.batch_size, part)
         with suppress(IncompleteError):
             metrics[benchmark.name] = merge(folder, benchmark, samples[benchmark.name])
+    incomplete: list[str] = []
     for benchmark in benchmarks:
         # Another process may have ended a benchmark after this one had left it.
         if benchmark.name not in metrics:
             try:
                 metrics[benchmark.name] = merge(root / benchmark.name, benchmark, samples[benchmark.name])
             except IncompleteError as error:
-                log(str(error))
-    if len(metrics) < len(benchmarks):
+                incomplete.append(str(error))
+    if incomplete:
+        others = f" ({len(incomplete) - 1} more benchmarks likewise)" if len(incomplete) > 1 else ""
+        log(f"{incomplete[0]}{others}")
         return None
     return _finish(root, benchmarks, metrics, spec, started_in)
 
