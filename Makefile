@@ -8,10 +8,10 @@ JOBS ?= 2# processes of the demo and of the tests; each holds torch, about 1 GB
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench-model clean
+.PHONY: help setup demo test check bench-model bench-understanding clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-19s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: .venv/.installed ## create .venv with everything in it (about 3 minutes, 3.5 GB); the others do it themselves
 
@@ -32,6 +32,9 @@ check: .venv/.installed ## lint, formatting, types, import layers
 
 bench-model: .venv/.installed ## time drawing and training against the plain upstream algorithm (about 8 minutes)
 	.venv/bin/python -m model.bench
+
+bench-understanding: .venv/.installed ## our cost per question beside lmms-eval's own evaluator (about 2 minutes)
+	.venv/bin/python -m benchmarks.bench
 
 clean: ## remove .venv, caches and runs/demo
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache runs/demo
