@@ -54,7 +54,6 @@ class HubDataset:
     name: str
     repo: str
     pattern: str
-    about: str  # how large; the hub tells exactly
     licence: str
     revision: str = "main"
 
@@ -132,24 +131,24 @@ _CLIP_VIT_L_14 = Dataset(
 _SEE_CARD = "see the card on the hub"
 
 
-def _lmms(name: str, repo: str, pattern: str, about: str) -> HubDataset:
+def _lmms(name: str, repo: str, pattern: str) -> HubDataset:
     """One of the data sets that lmms-eval's tasks read; since 0.7.3 they are those of lmms-lab-encoder."""
-    return HubDataset(name, f"lmms-lab-encoder/{repo}", pattern, about, _SEE_CARD)
+    return HubDataset(name, f"lmms-lab-encoder/{repo}", pattern, _SEE_CARD)
 
 
 DATASETS: Mapping[str, Dataset | HubDataset] = {
     "geneval": _GENEVAL_PROMPTS,
     "mask2former-swin-s": _MASK2FORMER_SWIN_S,
     "clip-vit-l-14": _CLIP_VIT_L_14,
-    "vqav2": _lmms("vqav2", "VQAv2", "*validation-*.parquet", "34 GB"),
-    "vqav2_test": _lmms("vqav2_test", "VQAv2", "*test-*.parquet", "some 10 GB"),
-    "mmbench": _lmms("mmbench", "MMBench", "en/dev-*.parquet", "0.2 GB"),
-    "seedbench": _lmms("seedbench", "SEED-Bench", "*test-*.parquet", "tens of GB"),
-    "mmvet": _lmms("mmvet", "MMVet", "*test-*.parquet", "0.1 GB"),
-    "mme": _lmms("mme", "MME", "*test-*.parquet", "0.9 GB"),
-    "mmmu": _lmms("mmmu", "MMMU", "*validation-*.parquet", "0.4 GB"),
-    "realworldqa": _lmms("realworldqa", "RealWorldQA", "*test-*.parquet", "0.7 GB"),
-    "textvqa": _lmms("textvqa", "textvqa", "*validation-*.parquet", "1.4 GB"),
+    "vqav2": _lmms("vqav2", "VQAv2", "*validation-*.parquet"),
+    "vqav2_test": _lmms("vqav2_test", "VQAv2", "*test-*.parquet"),
+    "mmbench": _lmms("mmbench", "MMBench", "en/dev-*.parquet"),
+    "seedbench": _lmms("seedbench", "SEED-Bench", "*test-*.parquet"),
+    "mmvet": _lmms("mmvet", "MMVet", "*test-*.parquet"),
+    "mme": _lmms("mme", "MME", "*test-*.parquet"),
+    "mmmu": _lmms("mmmu", "MMMU", "*validation-*.parquet"),
+    "realworldqa": _lmms("realworldqa", "RealWorldQA", "*test-*.parquet"),
+    "textvqa": _lmms("textvqa", "textvqa", "*validation-*.parquet"),
 }
 
 
@@ -230,7 +229,9 @@ def _pinned(dataset: HubDataset, folder: Path, command: str) -> dict[str, Any]:
     try:
         pinned: dict[str, Any] = json.loads(path.read_text())
     except FileNotFoundError:
-        raise BenchError(f"{path} is not there: run `{command}` ({dataset.about} from {dataset.repo})") from None
+        raise BenchError(
+            f"{path} is not there: run `{command}` (from {dataset.repo}; it tells the size first)"
+        ) from None
     except ValueError as error:
         raise BenchError(f"{path} is damaged: delete it and run `{command}`") from error
     return pinned

@@ -278,7 +278,7 @@ def hub(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     """A data set named ``tiny`` on the hub, of which the test split is wanted."""
     monkeypatch.setenv("HF_ENDPOINT", server.url)
     monkeypatch.setenv("HF_TOKEN", "secret")
-    tiny = HubDataset("tiny", "owner/tiny", "*test-*.parquet", "1 MB", "MIT")
+    tiny = HubDataset("tiny", "owner/tiny", "*test-*.parquet", "MIT")
     monkeypatch.setattr(datasets, "DATASETS", {"tiny": tiny})
     return server
 
@@ -286,7 +286,10 @@ def hub(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
 def test_of_a_data_set_on_the_hub_only_the_split_is_fetched(
     hub: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(BenchError, match=r"revision.json is not there: run `blip3o-bench data fetch tiny .*` \(1 MB"):
+    with pytest.raises(
+        BenchError,
+        match=r"revision.json is not there: run `blip3o-bench data fetch tiny .*` \(from owner/tiny; it tells the size",
+    ):
         locate("tiny", tmp_path)
     folder = fetch("tiny", tmp_path)
     assert {str(path.relative_to(folder)) for path in folder.rglob("*.parquet")} == {
@@ -313,12 +316,10 @@ def test_the_first_fetch_pins_the_commit(hub: Server, tmp_path: Path) -> None:
 def test_a_data_set_that_the_hub_does_not_have_is_named(
     hub: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(datasets, "DATASETS", {"tiny": HubDataset("tiny", "owner/gone", "*", "1 MB", "MIT")})
+    monkeypatch.setattr(datasets, "DATASETS", {"tiny": HubDataset("tiny", "owner/gone", "*", "MIT")})
     with pytest.raises(BenchError, match="owner/gone/revision/main: the server answered 404"):
         fetch("tiny", tmp_path)
-    monkeypatch.setattr(
-        datasets, "DATASETS", {"tiny": HubDataset("tiny", "owner/tiny", "*dev-*.parquet", "1 MB", "MIT")}
-    )
+    monkeypatch.setattr(datasets, "DATASETS", {"tiny": HubDataset("tiny", "owner/tiny", "*dev-*.parquet", "MIT")})
     with pytest.raises(BenchError, match="has no files"):
         fetch("tiny", tmp_path)
 
