@@ -34,7 +34,7 @@ bench-model: .venv/.installed ## time drawing and training against the plain ups
 	.venv/bin/python -m model.bench
 
 bench-understanding: .venv/.installed ## our cost per question beside lmms-eval's own evaluator (about 2 minutes)
-	.venv/bin/python -m benchmarks.bench
+	.venv/bin/python -m benchmarks.bench.understanding
 
 clean: ## remove .venv, caches and runs/demo
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache runs/demo

@@ -86,7 +86,7 @@ def main(arguments: Sequence[str]) -> None:
         return
     for scenes in SCENES:
         for way in ("ours", "lmms-eval"):
-            command = [sys.executable, "-m", "benchmarks.bench", way, str(scenes)]
+            command = [sys.executable, "-m", "benchmarks.bench.understanding", way, str(scenes)]
             printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
             result = json.loads(printed.strip().splitlines()[-1])
             each = 1000 * result["seconds"] / result["questions"]
