@@ -1,9 +1,11 @@
-"""Statistics of results: pure functions on counts and arrays."""
+"""Proportions of independent trials: the exact binomial test and confidence limits."""
 
 from __future__ import annotations
 
 import math
 from typing import Literal
+
+from reports.statistics.estimate import check_share, z_two_sided
 
 ProportionMethod = Literal["wilson", "wilson-cc", "clopper-pearson", "agresti-coull", "jeffreys"]
 
@@ -20,8 +22,8 @@ def proportion_interval(
 
     Raises ValueError without trials or when the successes are not among them.
     """
-    if trials < 1 or not 0 <= successes <= trials:
-        raise ValueError(f"{successes} successes in {trials} trials")
+    check_counts(successes, trials)
+    check_share(confidence, "confidence")
     from scipy import stats
 
     tail = (1 - confidence) / 2
@@ -29,10 +31,40 @@ def proportion_interval(
         posterior = stats.beta(successes + 0.5, trials - successes + 0.5)
         return float(posterior.ppf(tail)), float(posterior.ppf(1 - tail))
     if method == "agresti-coull":
-        z = float(stats.norm.ppf(1 - tail))
+        z = z_two_sided(confidence)
         center = (successes + z**2 / 2) / (trials + z**2)
         half = z * math.sqrt(center * (1 - center) / (trials + z**2))
         return max(0.0, center - half), min(1.0, center + half)
     names = {"wilson": "wilson", "wilson-cc": "wilsoncc", "clopper-pearson": "exact"}
     interval = stats.binomtest(successes, trials).proportion_ci(confidence, names[method])
     return float(interval.low), float(interval.high)
+
+
+def binomial_p(
+    successes: int, trials: int, rate: float = 0.5, alternative: Literal["two-sided", "greater", "less"] = "two-sided"
+) -> float:
+    """Exact binomial p-value; two-sided, it adds up all outcomes no likelier than this one. No trials give 1."""
+    check_share(rate, "rate")
+    if trials == 0 == successes:
+        return 1.0
+    check_counts(successes, trials)
+    from scipy import stats
+
+    return float(stats.binomtest(successes, trials, rate, alternative).pvalue)
+
+
+def mid_p(successes: int, trials: int) -> float:
+    """Two-sided mid-p value against 1/2: the exact one less the probability of this outcome (Lancaster 1961, JASA
+    56:223). At exactly half, where the exact value is capped at 1, it is 1 less that probability. No trials give 1.
+    """
+    if trials == 0 == successes:
+        return 1.0
+    check_counts(successes, trials)
+    from scipy import stats
+
+    return binomial_p(successes, trials) - float(stats.binom.pmf(successes, trials, 0.5))
+
+
+def check_counts(successes: int, trials: int) -> None:
+    if trials < 1 or not 0 <= successes <= trials:
+        raise ValueError(f"{successes} successes in {trials} trials")
