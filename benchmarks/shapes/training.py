@@ -1,22 +1,50 @@
 """Endless training examples of the shapes world. Example ``index`` of a seed is always the same.
 
-Evaluation scenes come from other seeds; a scene of the evaluation is never drawn here but by chance.
+Evaluation scenes come from other seeds; a scene of the evaluation is never drawn here but by chance. Objects of
+``HELD_OUT`` are never drawn here at all, but the evaluation asks for them.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from PIL import Image
 
-from benchmarks.shapes.geneval import TAGS, random_metadata, scene_for
-from benchmarks.shapes.scene import CELL_NAMES, Scene, random_scene, render
+from benchmarks.shapes import dpg, wise
+from benchmarks.shapes.geneval import TAGS, Metadata, random_metadata, scene_for
+from benchmarks.shapes.questions import Item, Maker
+from benchmarks.shapes.scene import CELL_NAMES, Color, Scene, Shape, random_scene, render
+from benchmarks.shapes.understanding import LETTERS, MMBENCH, MME, MMMU, MMVET, SEEDBENCH, offered, spoken
 from benchmarks.shapes.vqa import KINDS, ask
 
-#: What lmms-eval puts behind a VQAv2 question (tasks/vqav2/_default_template_vqav2_yaml).
+#: One color of each shape: whoever draws or names these has put together what was learned apart.
+HELD_OUT: frozenset[tuple[Shape, Color]] = frozenset(
+    {
+        ("circle", "pink"),
+        ("square", "brown"),
+        ("triangle", "orange"),
+        ("star", "green"),
+        ("cross", "purple"),
+        ("ring", "white"),
+    }
+)
+
+#: What lmms-eval's task files put behind a question (pre_prompt and post_prompt under tasks/*/*.yaml).
 SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
+LETTER = "\nAnswer with the option's letter from the given choices directly."
+#: RealWorldQA's rows bring theirs themselves (understanding.py).
+ONLY_LETTER = "\nPlease answer directly with only the letter of the correct option and nothing else."
+DIRECTLY = " Please answer directly with a single word or number."
+#: MM-Vet's comes before the question.
+REASONING = (
+    "First please perform reasoning, and think step by step to provide best answer to the following question: \n\n"
+)
 DESCRIBE = "Describe the image."
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -29,34 +57,128 @@ class Example:
     key: str = ""  # endless and drawn in no time: nothing computed from it is worth keeping
 
 
+# Drawing ----------------------------------------------------------------------------------------------------------
+
+
+def generation(seed: int, index: int) -> Example:
+    """A GenEval prompt of a random tag and a scene that satisfies it."""
+
+    def drawn(rng: random.Random) -> tuple[Metadata, Scene]:
+        metadata = random_metadata(rng.choice(TAGS), rng)
+        return metadata, scene_for(metadata, rng)
+
+    metadata, scene = _known(random.Random(f"generation/{seed}/{index}"), drawn, lambda pair: pair[1])
+    return Example(render(scene), metadata["prompt"], ())
+
+
+def dense_generation(seed: int, index: int) -> Example:
+    """A random scene and a caption that tells every object's shape, color and cell."""
+    scene = _known(random.Random(f"dense/{seed}/{index}"), random_scene, lambda scene: scene)
+    return Example(render(scene), description(scene), ())
+
+
+def long_captions(seed: int, index: int) -> Example:
+    """A dense caption as in DPG-Bench, and its scene."""
+    rng = random.Random(f"long captions/{seed}/{index}")
+    caption, scene, _ = _known(rng, dpg.random_item, lambda item: item[1])
+    return Example(render(scene), caption, ())
+
+
+def knowledge(seed: int, index: int) -> Example:
+    """A prompt that takes a fact to understand, as in WISE, and a scene that satisfies it."""
+    rng = random.Random(f"knowledge/{seed}/{index}")
+    caption, scene = _known(rng, wise.random_item, lambda item: item[1])
+    return Example(render(scene), caption, ())
+
+
 def description(scene: Scene) -> str:
     """Every object with its color and cell, in reading order."""
     objects = sorted(scene.objects, key=lambda item: item.cell)
     return ", ".join(f"{CELL_NAMES[item.cell]} {item.color} {item.shape}" for item in objects)
 
 
-def generation(seed: int, index: int) -> Example:
-    """A GenEval prompt of a random tag and a scene that satisfies it."""
-    rng = random.Random(f"generation/{seed}/{index}")
-    metadata = random_metadata(rng.choice(TAGS), rng)
-    scene = scene_for(metadata, rng)
-    return Example(render(scene), metadata["prompt"], ())
-
-
-def dense_generation(seed: int, index: int) -> Example:
-    """A random scene and a caption that tells every object's shape, color and cell."""
-    rng = random.Random(f"dense/{seed}/{index}")
-    scene = random_scene(rng)
-    return Example(render(scene), description(scene), ())
+# Questions --------------------------------------------------------------------------------------------------------
 
 
 def understanding(seed: int, index: int) -> Example:
-    """A random scene with two short questions, then its full description.
+    """A random scene with one short question of each kind in any order, then its full description.
 
-    The description comes last: in front of a question it would give the answer away.
+    The description comes last: in front of a question it would give the answer away. A fact, which has nothing to do
+    with the image, is asked for in between.
     """
     rng = random.Random(f"understanding/{seed}/{index}")
-    scene = random_scene(rng)
-    asked = [ask(scene, kind, rng) for kind in rng.sample(range(len(KINDS)), 2)]
-    turns = [(question.text + SHORT_ANSWER, question.answer) for question in asked]
-    return Example(render(scene), "", (*turns, (DESCRIBE, description(scene))))
+    scene = _known(rng, random_scene, lambda scene: scene)
+    asked = [ask(scene, kind, rng) for kind in rng.sample(range(len(KINDS)), len(KINDS))]
+    turns = dict.fromkeys((question.text + SHORT_ANSWER, question.answer) for question in asked)
+    return Example(render(scene), "", (*turns, wise.fact_turns(rng), (DESCRIBE, description(scene))))
+
+
+#: Every kind of question that a column asks.
+MAKERS: Sequence[Maker] = tuple(
+    dict.fromkeys(
+        [maker for _, maker in MMBENCH.values()]
+        + list(SEEDBENCH.values())
+        + [maker for _, maker in MMVET]
+        + list(MME.values())
+        + [maker for makers in MMMU.values() for maker in makers]
+    )
+)
+
+
+def columns(seed: int, index: int) -> Example:
+    """A question of the other columns in several of their forms."""
+    rng = random.Random(f"columns/{seed}/{index}")
+    maker = rng.choice(MAKERS)
+    item = _known(rng, maker, lambda item: item.scene)
+    forms = rng.sample(FORMS, 3) if item.wrong else [open_question]
+    return Example(render(item.scene), "", tuple(form(item, rng) for form in forms))
+
+
+def short_answer(item: Item, rng: random.Random) -> tuple[str, str]:
+    """As TextVQA, MMMU and RealWorldQA ask for a word."""
+    question, ending = rng.choice(
+        (
+            (item.question.lower(), SHORT_ANSWER),
+            (f"<image 1> {item.question}\n", SHORT_ANSWER),
+            (item.question, DIRECTLY),
+        )
+    )
+    return question + ending, item.answer.lower() if question.islower() else item.answer
+
+
+def claim(item: Item, rng: random.Random) -> tuple[str, str]:
+    """As MME asks, and RealWorldQA now and then."""
+    answer, claimed = rng.choice((("Yes", item.answer), ("No", rng.choice(item.wrong))))
+    return item.claim.format(claimed) + rng.choice((SHORT_ANSWER, SHORT_ANSWER, DIRECTLY)), answer
+
+
+def multiple_choice(item: Item, rng: random.Random) -> tuple[str, str]:
+    """As MMBench, SEED-Bench, MMMU and RealWorldQA ask for a letter."""
+    given = offered(item, rng.randint(2, 4), rng)
+    listed = "\n".join(f"{mark}. {option}" for mark, option in zip(LETTERS, given, strict=False))
+    hint = rng.choice(("", "", "The image shows shapes and words on grey paper. "))
+    question = rng.choice(
+        (
+            f"{hint}{item.question} There are several options:\n{listed}\n{LETTER}",
+            f"{item.question}\n{listed}{LETTER}",
+            f"<image 1> {item.question}\n{listed}\n{LETTER}",
+            f"{item.question}\n\n{listed}{ONLY_LETTER}",
+        )
+    )
+    return question, LETTERS[given.index(item.answer)]
+
+
+def open_question(item: Item, rng: random.Random) -> tuple[str, str]:
+    """As MM-Vet asks."""
+    return REASONING + item.question, spoken(item.answer)
+
+
+FORMS = (short_answer, claim, multiple_choice, open_question)
+
+
+def _known(rng: random.Random, draw: Callable[[random.Random], T], scene_of: Callable[[T], Scene]) -> T:
+    """The first draw without an object of ``HELD_OUT``."""
+    while True:
+        drawn = draw(rng)
+        if HELD_OUT.isdisjoint((item.shape, item.color) for item in scene_of(drawn).objects):
+            return drawn

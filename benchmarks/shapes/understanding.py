@@ -135,7 +135,7 @@ def mmbench() -> Dataset:
         level, maker = MMBENCH[category]
         rng = _rng("mmbench", category, i)
         item = maker(rng)
-        options = _options(item, 2 + i % 3, rng)
+        options = offered(item, 2 + i % 3, rng)
         image = render(item.scene)
         for rotation in range(len(options)):
             rotated = options[rotation:] + options[:rotation]
@@ -176,7 +176,7 @@ def seedbench() -> Dataset:
         for i in range(24):
             rng = _rng("seedbench", kind, i)
             item = maker(rng)
-            options = _options(item, 4, rng)
+            options = offered(item, 4, rng)
             rows.append(
                 {
                     "answer": LETTERS[options.index(item.answer)],
@@ -278,7 +278,7 @@ def mmmu() -> Dataset:
             rng = _rng("mmmu", subject, i)
             item = makers[i % len(makers)](rng)
             is_open = i % 6 == 4
-            options = [] if is_open else _options(item, 4, rng)
+            options = [] if is_open else offered(item, 4, rng)
             scenes = [random_scene(rng), item.scene] if subject == TWO_IMAGES else [item.scene]
             marks = " ".join(f"<image {k}>" for k in range(1, len(scenes) + 1))
             which = "Look at the second image. " if subject == TWO_IMAGES else ""
@@ -319,7 +319,7 @@ def realworldqa() -> Dataset:
         for maker in (questions.relation, questions.where, questions.traffic_light):
             rng = _rng("realworldqa", maker.__name__, i)
             item = maker(rng)
-            options = _options(item, 3, rng)
+            options = offered(item, 3, rng)
             listed = "\n".join(f"{mark}. {option}" for mark, option in zip(LETTERS, options, strict=False))
             answer = LETTERS[options.index(item.answer)]
             rows.append(_real_world(item.scene, f"{item.question}\n\n{listed}\n{letter}", answer, len(options)))
@@ -416,7 +416,7 @@ def _rng(benchmark: str, kind: str | int, number: int) -> random.Random:
     return random.Random(f"understanding rows/{benchmark}/{kind}/{number}")
 
 
-def _options(item: Item, count: int, rng: random.Random) -> list[str]:
+def offered(item: Item, count: int, rng: random.Random) -> list[str]:
     """The answer and ``count`` - 1 wrong ones in any order."""
     options = [item.answer, *rng.sample(item.wrong, count - 1)]
     rng.shuffle(options)

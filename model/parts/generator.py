@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from model import checkpoint, flow
 from model.blip3o import INSTRUCTION, Blip3o, Template, chat
-from model.config import Blip3oConfig, Design, DiTConfig, Sampling
+from model.config import Blip3oConfig, Design, DiTConfig, Sampling, text_width
 from model.data import Draws, Example, Source, Unreadable, pixels
 from model.decoder import Decoder, to_latents, to_pixels
 from model.eva_clip import EvaClip, normalize
@@ -41,8 +41,10 @@ class GeneratorModel:
     ``backbone`` says what trains it: nothing (the sequential training of the published models), the generator's
     loss, or that and questions about images (joint training). ``prompt`` is upstream's sequence of training, which
     closes the assistant's empty turn before the queries and is cut at 512 tokens, or that of inference, which does
-    neither. ``gate``, ``query_scale`` and ``echo`` help small models: gates of the cross-attention that are open
-    from the start, smaller queries, and the weight of ``Generator.echo_loss``.
+    neither. ``gate``, ``query_scale``, ``echo`` and ``sketch`` help small models: gates of the cross-attention that are
+    open from the start, smaller queries, and the weights of ``Generator.echo_loss`` and ``Generator.sketch_loss``.
+    ``levels`` is at how many noise levels the flow of one drawing is learned at once: where the backbone learns too,
+    its share of a step is most of it.
     """
 
     sampling: Sampling
@@ -56,6 +58,8 @@ class GeneratorModel:
     gate: float | None = None
     query_scale: float | None = None
     echo: float = 0.0
+    sketch: float = 0.0
+    levels: int = 1
 
 
 @dataclass(frozen=True)
@@ -165,6 +169,9 @@ class Generator(Part):
         self.model = Blip3o(backbone, config, self.processor.tokenizer.convert_tokens_to_ids("[IMG]"))
         if "generator" in recipe.sources:
             checkpoint.load_generation(self.model, source(recipe, "generator").folder)
+        if table.sketch and table.n_query != self.target.grid**2:
+            raise RecipeError(f"model: sketch needs n_query = {self.target.grid**2}, one for each feature")
+        self.sketch = nn.Linear(text_width(backbone.config), self.target.channels) if table.sketch else None
         if table.gate is not None and self.model.dit is not None:
             self.model.dit.open_gates(table.gate)
         if table.query_scale is not None:
@@ -204,7 +211,8 @@ class Generator(Part):
 
     def counts(self, items: Sequence[GeneratorItem]) -> dict[str, int]:
         drawn = sum(item.drawing is not None for item in items)
-        names = ["mse" if self.table.design == "clip_mse" else "flow"] + ["echo"] * bool(self.table.echo)
+        names = ["mse" if self.table.design == "clip_mse" else "flow"]
+        names += ["echo"] * bool(self.table.echo) + ["sketch"] * bool(self.table.sketch)
         counts = dict.fromkeys(names, drawn)
         if self.table.backbone == "joint":
             counts["answer"] = answer_tokens(given([item.conversation for item in items]))
@@ -224,6 +232,8 @@ class Generator(Part):
                 totals["flow"] = self.flow_loss(clean, condition, draws, rows)
             if self.table.echo:
                 totals["echo"] = self.table.echo * self.echo_loss(condition, prompts)
+            if self.sketch is not None:
+                totals["sketch"] = self.table.sketch * self.sketch_loss(clean, condition)
         if self.table.backbone == "joint" and (asked := given([item.conversation for item in items])):
             totals["answer"] = answer_loss(self.model.backbone, asked)
         counts = self.counts(items)
@@ -242,13 +252,26 @@ class Generator(Part):
         Noise is mixed in float32: upstream's bfloat16 rounds the level to eight bits.
         """
         assert self.model.dit is not None
+        levels = range(self.table.levels)
         # Upstream's order of draws: noise, level, dropout.
-        noise = draws.normal(clean.shape[1:])[rows].to(self.device)
-        sigma = flow.noise_levels(draws.uniform()[rows]).to(self.device)  # [B]
-        kept = (draws.uniform()[rows] >= CONDITION_DROPOUT).to(self.device)  # [B]
-        noisy, wanted = flow.add_noise(clean.float(), noise, sigma)
-        predicted = self.model.dit(noisy, sigma * flow.LEVELS, condition * kept.view(-1, 1, 1))
-        return per_item(F.mse_loss(predicted.float(), wanted, reduction="none")).sum()
+        drawn = [(draws.normal(clean.shape[1:]), draws.uniform(), draws.uniform()) for _ in levels]
+        noise, level, kept = (torch.cat([one[rows] for one in of]).to(self.device) for of in zip(*drawn, strict=True))
+        sigma = flow.noise_levels(level)  # [levels * B]
+        clean, condition = (torch.cat([x for _ in levels]) for x in (clean.float(), condition))
+        noisy, wanted = flow.add_noise(clean, noise, sigma)
+        seen = condition * (kept >= CONDITION_DROPOUT).view(-1, 1, 1)
+        predicted = self.model.dit(noisy, sigma * flow.LEVELS, seen)
+        return per_item(F.mse_loss(predicted.float(), wanted, reduction="none")).sum() / len(levels)
+
+    def sketch_loss(self, clean: Tensor, condition: Tensor) -> Tensor:
+        """Squared error of the features that a linear head, which is thrown away, reads off the query of their place.
+
+        It shows the queries directly what their words look like and where; through the transformer's cross-attention
+        a small model learns that late.
+        """
+        assert self.sketch is not None
+        sketched = self.sketch(condition)  # [B, N, C]
+        return per_item(F.mse_loss(sketched.float(), clean.float().flatten(2).mT, reduction="none")).sum()
 
     def echo_loss(self, condition: Tensor, prompts: Sequence[Tensor]) -> Tensor:
         """Cross-entropy of the caption's last tokens, each named by one query's state; summed over prompts.

@@ -57,12 +57,12 @@ def test_flow_loss_is_that_of_its_definition(checkpoint: Path) -> None:
 
 
 def test_losses_of_a_batch_are_the_sums_of_those_of_its_halves(checkpoint: Path) -> None:
-    part = generator(tiny.recipe("generator", checkpoint, backbone="joint", echo=0.3))
+    part = generator(tiny.recipe("generator", checkpoint, backbone="joint", echo=0.3, sketch=0.5, levels=2))
     source = load_mixture(tiny.recipe("generator", checkpoint, backbone="joint").data)
     items = [part.prepare(source(1, i)) for i in range(8)]
     whole = part(items, Draws(7, range(8)))
     halves = [part(items[i : i + 4], Draws(7, range(i, i + 4))) for i in (0, 4)]
-    assert whole.keys() == {"flow", "echo", "answer"}
+    assert whole.keys() == {"flow", "echo", "sketch", "answer"}
     for name, loss in whole.items():
         assert loss.total.item() == pytest.approx(sum(half[name].total.item() for half in halves), rel=1e-5)
         assert loss.terms == sum(half[name].terms for half in halves) == part.counts(items)[name]
@@ -78,6 +78,28 @@ def test_mse_compares_query_and_feature_in_reading_order(checkpoint: Path) -> No
     states = torch.stack([clean[:, :, y, x] for y in (0, 1) for x in (0, 1)], dim=1)
     projector.register_forward_hook(lambda *_: states)
     assert part(items, Draws(7, range(2)))["mse"].total.item() == pytest.approx(0, abs=1e-10)
+
+
+def test_a_sketch_is_compared_with_the_features_in_reading_order(checkpoint: Path) -> None:
+    part = generator(tiny.recipe("generator", checkpoint, sketch=0.5))
+    assert part.sketch is not None
+    items = [part.prepare(shapes.generation(1, i)) for i in range(2)]
+    clean = features(checkpoint, 2)  # [2, C, 2, 2]
+    states = torch.stack([clean[:, :, y, x] for y in (0, 1) for x in (0, 1)], dim=1) + 2.0
+    part.sketch.register_forward_hook(lambda *_: states)
+    assert part(items, Draws(7, range(2)))["sketch"].total.item() == pytest.approx(2 * 0.5 * 2.0**2, rel=1e-5)
+
+
+def test_several_noise_levels_are_the_mean_of_one_after_the_other(checkpoint: Path) -> None:
+    """Each level's noise, level and dropout follow in the generator of the example."""
+    several = generator(tiny.recipe("generator", checkpoint, levels=3))
+    one = generator(tiny.recipe("generator", checkpoint))
+    items = [one.prepare(shapes.generation(1, i)) for i in range(4)]
+    clean = features(checkpoint, 4)
+    condition = one.model.query_states([item.drawing.ids for item in items if item.drawing])
+    draws = Draws(7, range(4))
+    expected = sum(one.flow_loss(clean, condition, draws, range(4)).item() for _ in range(3)) / 3
+    assert several(items, Draws(7, range(4)))["flow"].total.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_upstream_closes_the_empty_turn_and_cuts_long_prompts(checkpoint: Path) -> None:

@@ -1,0 +1,89 @@
+"""What the toy model is trained on: the benchmarks' own words, and nothing of what is held out."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from functools import cache
+
+import pytest
+from PIL import Image
+
+from benchmarks.shapes import questions, training
+from benchmarks.shapes.scene import Scene, render
+
+
+def pixels(example: training.Example) -> bytes:
+    return example.image.tobytes()
+
+
+DRAWING = (training.generation, training.dense_generation, training.long_captions, training.knowledge)
+ASKING = (training.understanding, training.columns)
+
+
+@pytest.mark.parametrize("source", [*DRAWING, *ASKING])
+def test_an_example_depends_on_seed_and_index_alone(source: Callable[[int, int], training.Example]) -> None:
+    first, again, other, later = source(3, 7), source(3, 7), source(4, 7), source(3, 8)
+    assert (pixels(first), first.caption, first.turns) == (pixels(again), again.caption, again.turns)
+    for different in (other, later):
+        assert (pixels(first), first.caption, first.turns) != (pixels(different), different.caption, different.turns)
+
+
+def test_held_out_objects_are_never_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    scenes: list[Scene] = []
+
+    def kept(scene: Scene) -> Image.Image:
+        scenes.append(scene)
+        return render(scene)
+
+    monkeypatch.setattr(training, "render", kept)
+    for index in range(300):
+        for source in (*DRAWING, *ASKING):
+            source(1, index)
+    drawn = {(item.shape, item.color) for scene in scenes for item in scene.objects}
+    assert drawn.isdisjoint(training.HELD_OUT)
+    assert len(drawn) == 6 * 10 - len(training.HELD_OUT)
+
+
+def test_every_answer_of_a_form_is_right() -> None:
+    rng = random.Random(0)
+    for _ in range(200):
+        item = questions.color(rng)
+        answer = item.answer
+        assert training.short_answer(item, rng)[1] == answer
+        question, letter = training.multiple_choice(item, rng)
+        assert f"{letter}. {answer}" in question.splitlines()
+        question, reply = training.claim(item, rng)
+        assert (reply == "Yes") == (f" {answer}?" in question)
+
+
+@pytest.mark.parametrize("column", ["vqav2", "mmbench", "seedbench", "mmvet", "mme", "mmmu", "realworldqa", "textvqa"])
+def test_the_columns_ask_in_words_that_were_trained(column: str) -> None:
+    """Whatever lmms-eval puts around a question of the toy suite is around the same kind of question in training."""
+    from benchmarks.catalog import BENCHMARKS, Data
+
+    asked = [sample.prompt for sample in BENCHMARKS["toy", column](Data()).samples()]
+    assert {_frame(prompt) for prompt in asked} <= trained_frames()
+
+
+@cache
+def trained_frames() -> set[str]:
+    return {_frame(question) for i in range(300) for source in ASKING for question, _ in source(1, i).turns}
+
+
+def _frame(question: str) -> str:
+    """What is around a question and its options."""
+    lines = question.replace("<image 1> <image 2> Look at the second image.", "<image 1>").split("\n")
+    kept: list[str] = []
+    for line in lines:
+        if line[:3] in ("A. ", "B. ", "C. ", "D. "):
+            kept += ["OPTION"] * (kept[-1] != "OPTION")
+        else:
+            for ending in (training.DIRECTLY, " There are several options:"):
+                if line.endswith(ending):
+                    kept.append("QUESTION" + ending)
+                    break
+            else:
+                asks = "?" in line or (line.endswith(".") and "answer" not in line.lower())
+                kept.append("QUESTION" if asks else line)
+    return "\n".join(kept)
