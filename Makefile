@@ -8,7 +8,7 @@ JOBS ?= 2# processes of the demo and of the tests; each holds torch, about 1 GB
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench-model bench-understanding bench-statistics clean
+.PHONY: help setup demo test check bench-model bench-understanding bench-generation bench-statistics clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-19s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,11 @@ bench-model: .venv/.installed ## time drawing and training against the plain ups
 
 bench-understanding: .venv/.installed ## our cost per question beside lmms-eval's own evaluator (about 2 minutes)
 	.venv/bin/python -m benchmarks.bench.understanding
+
+bench-generation: .venv/.installed ## judging of GenEval, DPG-Bench and FID beside the official way (some minutes)
+	.venv/bin/python -m benchmarks.bench.geneval
+	.venv/bin/python -m benchmarks.bench.dpg
+	.venv/bin/python -m benchmarks.bench.fid
 
 bench-statistics: .venv/.installed ## the cluster bootstrap beside scipy's, and coverage of the intervals (some minutes)
 	.venv/bin/python -m reports.bench

@@ -6,12 +6,14 @@ inside the command that needs it, so that --help answers at once.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import click
 
@@ -19,17 +21,19 @@ from benchmarks import catalog
 from benchmarks.types import BenchError, Benchmark, RunRecord, Sample
 
 if TYPE_CHECKING:
-    from benchmarks.harness import Profile as ScoringProfile
-    from benchmarks.judges.chat import Chat
+    from benchmarks.judges.chat import Chat, ImageChat
+    from benchmarks.judges.vqa import VqaJudge
     from benchmarks.runner import Model
     from model.generate import Device, Profile, Unified
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 #: Models that are not the path of a checkpoint.
-MODELS = ("toy", "oracle", "blank", "folder:DIR")
+MODELS = ("toy", "oracle", "blank", "folder:DIR", "diffusers:NAME")
 TOY_CHECKPOINT = Path(__file__).parent / "model" / "toy"
 
 CHECKPOINTS_HELP = "a checkpoint folder, or owner/name[@revision] on the Hugging Face hub"
-MODEL_HELP = f"toy, oracle, blank, folder:DIR with images that are there already, {CHECKPOINTS_HELP}."
+MODEL_HELP = f"toy, oracle, blank, folder:DIR with images that are there already, diffusers:NAME, {CHECKPOINTS_HELP}."
 PROFILE_OPTION = click.option(
     "--model-profile",
     type=click.Choice(("exact", "upstream")),
@@ -40,6 +44,7 @@ PROFILE_OPTION = click.option(
 DEVICE_OPTION = click.option(
     "--device", type=click.Choice(("auto", "cpu", "cuda")), default="auto", help="Default: a GPU if there is one."
 )
+WORKERS_HELP = "Processes that prepare images for the model; 0: a thread does."
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
@@ -75,6 +80,115 @@ def main() -> None:
     """Score BLIP3-o and other unified models on image generation and understanding."""
 
 
+@dataclass(frozen=True)
+class ModelOptions:
+    """How the model that ``--model`` names is run. None leaves a setting to the model."""
+
+    model_profile: Profile
+    device: Device
+    backend: Literal["own", "vllm"]
+    answers_together: int | None
+    steps: int | None
+    guidance: float | None
+    size: int | None
+
+
+@dataclass(frozen=True)
+class JudgeOptions:
+    """Who judges, and what that may cost."""
+
+    judge_spec: str | None
+    judge_model: str | None
+    judge_runs: int
+    judge_concurrency: int
+    judge_prices: tuple[float, float] | None
+    max_judge_cost: float | None
+    judge_prompt: Path | None
+    vqa_judge: str | None
+    detector: Path | None
+    clip: Path | None
+
+
+def _together(cls: type, parameter: str, *options: Callable[[F], F]) -> Callable[[F], F]:
+    """Options of the command line that a command gets as one value, ``parameter``, of the dataclass ``cls``."""
+
+    def packed(command: F) -> F:
+        @functools.wraps(command)
+        def unpacked(**given: object) -> object:
+            own = {field.name: given.pop(field.name) for field in dataclasses.fields(cls)}
+            return command(**{parameter: cls(**own)}, **given)
+
+        decorated = cast(F, unpacked)
+        for option in reversed(options):
+            decorated = option(decorated)
+        return decorated
+
+    return packed
+
+
+MODEL_OPTIONS = _together(
+    ModelOptions,
+    "running",
+    PROFILE_OPTION,
+    DEVICE_OPTION,
+    click.option(
+        "--backend",
+        type=click.Choice(("own", "vllm")),
+        default="own",
+        help="vllm: answers of a stock Qwen2.5-VL by vLLM, which is to be installed.",
+    ),
+    click.option(
+        "--answers-together",
+        type=click.IntRange(min=1),
+        help="Questions about images of equal size that are answered at once; part of the record, since it may "
+        "change the last bits. Default: 8 for the toy, else 1.",
+    ),
+    click.option("--steps", type=click.IntRange(min=1), help="Steps of a diffusers pipeline. Default: its own."),
+    click.option("--guidance", type=float, help="Guidance of a diffusers pipeline. Default: its own."),
+    click.option("--size", type=click.IntRange(min=8), help="Pixels of a diffusers pipeline. Default: its own."),
+)
+JUDGE_OPTIONS = _together(
+    JudgeOptions,
+    "judging",
+    click.option(
+        "--judge",
+        "judge_spec",
+        metavar="JUDGE",
+        help="Judges replies of MMBench and MM-Vet and images of WISE: the URL of an OpenAI-compatible server "
+        "(http://.../v1), local:FOLDER (or a name on the hub), replay:FILE of a judge's replies.",
+    ),
+    click.option("--judge-model", help="The server's name of the model that judges."),
+    click.option(
+        "--judge-runs", type=click.IntRange(min=1), default=1, show_default=True, help="Judgments per MM-Vet reply."
+    ),
+    click.option("--judge-concurrency", type=click.IntRange(min=1), default=16, show_default=True),
+    click.option(
+        "--judge-prices",
+        type=(float, float),
+        metavar="IN OUT",
+        help="US dollars per million tokens of prompt and reply.",
+    ),
+    click.option("--max-judge-cost", type=click.FloatRange(min=0), help="US dollars; needs --judge-prices."),
+    click.option(
+        "--judge-prompt",
+        type=click.Path(path_type=Path, dir_okay=False, exists=True),
+        help="WISE's wording: a script of its repository, or a text with {Prompt} and {Explanation}.",
+    ),
+    click.option(
+        "--vqa-judge",
+        metavar="JUDGE",
+        help="Answers DPG-Bench's questions: mplug (needs modelscope; the default), local:FOLDER (or a name on the "
+        "hub) of a transformers model, judge for the one of --judge, replay:FILE.csv.",
+    ),
+    click.option(
+        "--detector",
+        type=click.Path(path_type=Path),
+        help="GenEval's Mask2Former; a folder is one of transformers, which is another profile and not comparable.",
+    ),
+    click.option("--clip", type=click.Path(path_type=Path, dir_okay=False), help="GenEval's CLIP ViT-L/14 of OpenAI."),
+)
+
+
 @main.command()
 @click.argument("names", metavar="[BENCHMARK]...", nargs=-1)
 @click.option("--suite", type=click.Choice(tuple(catalog.SUITES)), help="Default: toy for embedded models, else paper.")
@@ -82,41 +196,30 @@ def main() -> None:
 @click.option("--out", type=FOLDER, help="Folder of the run; give it again to resume. Default: runs/ and the options.")
 @click.option("--seed", type=int, help="Base of the seeds of all samples. Default: 0.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True)
+@click.option("--workers", type=click.IntRange(min=0), default=0, show_default=True, help=WORKERS_HELP)
 @click.option("--limit", type=click.IntRange(min=1), help="So many samples of each benchmark, in whole groups.")
-@PROFILE_OPTION
-@DEVICE_OPTION
-@click.option(
-    "--answers-together",
-    type=click.IntRange(min=1),
-    help="Questions about images of equal size that are answered at once; part of the record, since it may change "
-    "the last bits. Default: 8 for the toy, else 1.",
-)
 @click.option(
     "--profile",
-    type=click.Choice(catalog.PROFILES),
-    help=f"Prompts and rules of the questions about images. Default: {catalog.PROFILES[0]}, or the stored run's.",
+    "profiles",
+    multiple=True,
+    type=click.Choice(tuple(catalog.PROFILES)),
+    help="Prompts and rules; one for each kind of benchmark. Default: "
+    f"{', '.join(dataclasses.asdict(catalog.Profiles()).values())}, or the stored run's.",
 )
 @click.option(
-    "--judge",
-    "judge_spec",
-    metavar="JUDGE",
-    help="Reads replies for MMBench and MM-Vet: the URL of an OpenAI-compatible server (http://.../v1), "
-    "local:FOLDER (or a name on the hub), replay:FILE of a judge's replies.",
+    "--rewrite",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Draw rewritten prompts: JSON or JSON lines; part of the record.",
 )
-@click.option("--judge-model", help="The server's name of the model that judges.")
 @click.option(
-    "--judge-runs", type=click.IntRange(min=1), default=1, show_default=True, help="Judgments per MM-Vet reply."
+    "--grid", type=click.IntRange(min=1), help="DPG-Bench's images are 2 x 2 tiles of so many pixels. Default: single."
 )
-@click.option("--judge-concurrency", type=click.IntRange(min=1), default=16, show_default=True)
-@click.option(
-    "--judge-prices", type=(float, float), metavar="IN OUT", help="US dollars per million tokens of prompt and reply."
-)
-@click.option("--max-judge-cost", type=click.FloatRange(min=0), help="US dollars; needs --judge-prices.")
+@MODEL_OPTIONS
+@JUDGE_OPTIONS
 @click.option("--rescore", is_flag=True, help="Apply the rules again to a stored run, without model or judge.")
+@click.option("--rejudge", is_flag=True, help="Judge the answers of a stored run again, with the judges given here.")
 @click.option("--json", "as_json", is_flag=True, help="Print the records as JSON.")
 @click.option("--data-dir", type=FOLDER, help="Folder of fetched data sets. Default: see data list.")
-@click.option("--detector", type=click.Path(path_type=Path, dir_okay=False), help="GenEval's Mask2Former.")
-@click.option("--clip", type=click.Path(path_type=Path, dir_okay=False), help="GenEval's CLIP ViT-L/14 of OpenAI.")
 def run(
     names: tuple[str, ...],
     suite: catalog.Suite | None,
@@ -124,48 +227,61 @@ def run(
     out: Path | None,
     seed: int | None,
     batch_size: int,
+    workers: int,
     limit: int | None,
-    model_profile: Profile,
-    device: Device,
-    answers_together: int | None,
-    profile: ScoringProfile | None,
-    judge_spec: str | None,
-    judge_model: str | None,
-    judge_runs: int,
-    judge_concurrency: int,
-    judge_prices: tuple[float, float] | None,
-    max_judge_cost: float | None,
+    profiles: tuple[str, ...],
+    rewrite: Path | None,
+    grid: int | None,
+    running: ModelOptions,
+    judging: JudgeOptions,
     rescore: bool,
+    rejudge: bool,
     as_json: bool,
     data_dir: Path | None,
-    detector: Path | None,
-    clip: Path | None,
 ) -> None:
     """Run benchmarks (default: all of the suite) and print their scores.
 
     Started by torchrun or by hand with RANK and WORLD_SIZE, several processes share one run.
     """
-    data = catalog.Data(data_dir, detector, clip)
+    out = out or _default_out(suite or _default_suite(model_spec), model_spec, names, seed, limit)
+    data = catalog.Data(data_dir, judging.detector, judging.clip, grid=grid)
+    if rescore or rejudge:
+        if rewrite or (rescore and rejudge):
+            raise BenchError("--rescore and --rejudge exclude each other, and --rewrite, which the stored run has")
+        given = {"suite": suite, "seed": seed, "limit": limit, "benchmarks": sorted(names) or None}
+        _same_as_stored(out, given)
     if rescore:
-        out = out or _default_out(suite or _default_suite(model_spec), model_spec, names, seed, limit)
-        _print_records(_rescore(out, names, suite, seed, limit, data, profile), as_json)
+        from benchmarks import runner
+
+        _print_records(runner.rescore(out, _stored_benchmarks(out, data, profiles)), as_json)
         return
     suite = suite or _default_suite(model_spec)
-    out = out or _default_out(suite, model_spec, names, seed, limit)
     chosen = _names(suite, names)
-    judge = _judge(judge_spec, judge_model, judge_concurrency, judge_prices, max_judge_cost, out)
-    data = replace(data, profile=profile or catalog.PROFILES[0], judge=judge, judge_runs=judge_runs)
+    judge = _judge(judging, out)
+    data = replace(
+        data,
+        profiles=catalog.choose(profiles),
+        judge=judge,
+        judge_runs=judging.judge_runs,
+        judge_prompt=judging.judge_prompt,
+        vqa_judge=_vqa_judge(judging.vqa_judge, judge, running.device),
+    )
     _share_cores()
     from benchmarks import runner
 
     part = runner.Part.from_environment()
-    model = load_model(model_spec, model_profile, device, answers_together)
-    benchmarks = [catalog.BENCHMARKS[suite, name](data) for name in chosen]
-    benchmarks = _within_reach(benchmarks, model, model_spec, asked_for=bool(names))
-    for benchmark in benchmarks:
-        _tell_absent(model, benchmark)
-    click.echo(f"run in {out}", err=True)
-    records = runner.run(out, benchmarks, model, runner.Settings(suite, seed or 0, limit, batch_size), part)
+    if rejudge:
+        click.echo(f"run in {out}", err=True)
+        records = runner.rejudge(out, _stored_benchmarks(out, data, profiles), batch_size, part)
+    else:
+        model = load_model(model_spec, running)
+        benchmarks = [catalog.BENCHMARKS[suite, name](data) for name in chosen]
+        benchmarks = _within_reach(benchmarks, model, model_spec, asked_for=bool(names))
+        benchmarks = _rewritten(benchmarks, rewrite)
+        _tell_absent(model, benchmarks)
+        click.echo(f"run in {out}", err=True)
+        settings = runner.Settings(suite, seed or 0, limit, batch_size, workers)
+        records = runner.run(out, benchmarks, model, settings, part)
     _tell_cost(judge)
     if records is not None and part.world == 1:
         _print_records(records, as_json)
@@ -173,41 +289,65 @@ def run(
         click.echo(f"complete: blip3o-bench report {out}", err=True)
 
 
-def _judge(
-    spec: str | None,
-    model: str | None,
-    concurrency: int,
-    prices: tuple[float, float] | None,
-    max_cost: float | None,
-    out: Path,
-) -> Chat | None:
+def _judge(given: JudgeOptions, out: Path) -> ImageChat | None:
     """The judge that ``--judge`` names; a server's replies are kept in the run. Raises BenchError."""
-    if spec is None:
+    if given.judge_spec is None:
         return None
     from benchmarks.judges.chat import Endpoint, LocalModel, Prices, Replay
 
-    kind, _, rest = spec.partition(":")
+    kind, _, rest = given.judge_spec.partition(":")
     if kind == "replay":
         return Replay(Path(rest))
     if kind == "local":
-        from model.hub import locate
-        from model.tensors import CheckpointError
-
-        try:
-            located = locate(rest)
-        except CheckpointError as error:
-            raise BenchError(str(error)) from error
-        return LocalModel(located.folder, located.name if located.repo else located.folder.name)
-    if model is None:
+        return LocalModel(*_located(rest))
+    if given.judge_model is None:
         raise BenchError("--judge is the address of a server: name its model with --judge-model")
     return Endpoint(
-        spec,
-        model,
+        given.judge_spec,
+        given.judge_model,
         out / "judge.jsonl",
-        prices=Prices(*prices) if prices else None,
-        max_cost=max_cost,
-        concurrency=concurrency,
+        prices=Prices(*given.judge_prices) if given.judge_prices else None,
+        max_cost=given.max_judge_cost,
+        concurrency=given.judge_concurrency,
     )
+
+
+def _vqa_judge(spec: str | None, judge: ImageChat | None, device: Device) -> VqaJudge | None:
+    """The judge that ``--vqa-judge`` names; None is left to the suite. Raises BenchError."""
+    if spec is None:
+        return None
+    from benchmarks.judges.vqa import ChatVqa, Mplug, ReplayVqa, local_judge
+
+    kind, _, rest = spec.partition(":")
+    if kind == "replay":
+        return ReplayVqa(Path(rest))
+    if kind == "local":
+        return local_judge(*_located(rest), _place(device))
+    if spec == "mplug":
+        return Mplug(_place(device))
+    if spec == "judge" and judge is not None:
+        return ChatVqa(judge)
+    raise BenchError("--vqa-judge is mplug, local:FOLDER, replay:FILE.csv, or judge beside a --judge")
+
+
+def _located(spec: str) -> tuple[Path, str]:
+    """Folder and name of a model in a folder or on the hub. Raises BenchError."""
+    from model.hub import locate
+    from model.tensors import CheckpointError
+
+    try:
+        located = locate(spec)
+    except CheckpointError as error:
+        raise BenchError(str(error)) from error
+    return located.folder, located.name if located.repo else located.folder.name
+
+
+def _place(device: Device) -> Literal["cpu", "cuda"]:
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device
 
 
 def _tell_cost(judge: Chat | None) -> None:
@@ -221,14 +361,23 @@ def _tell_cost(judge: Chat | None) -> None:
         )
 
 
-def _tell_absent(model: Model, benchmark: Benchmark) -> None:
-    """Say at the start which prompts a folder of images lacks; their samples will be counted as missing."""
-    from benchmarks.geneval import FolderImages
+def _tell_absent(model: Model, benchmarks: Sequence[Benchmark]) -> None:
+    """Say at the start what a folder of images lacks or has too much; absent images will be counted as missing."""
+    from benchmarks.folder import FolderImages
 
     if isinstance(model, FolderImages):
-        absent = model.prompts_without_folder(benchmark.samples())
-        if absent:
-            click.echo(f"{len(absent)} prompts have no folder in {model.root}, such as {absent[0]}", err=True)
+        for line in model.check([sample for benchmark in benchmarks for sample in benchmark.samples()]):
+            click.echo(line, err=True)
+
+
+def _rewritten(benchmarks: Sequence[Benchmark], rewrite: Path | None) -> list[Benchmark]:
+    if rewrite is None:
+        return list(benchmarks)
+    from benchmarks.rewrite import Rewritten
+
+    if any(benchmark.task != "generate" for benchmark in benchmarks):
+        raise BenchError("--rewrite is for benchmarks of drawing: name them")
+    return [Rewritten(benchmark, rewrite) for benchmark in benchmarks]
 
 
 def _default_suite(model_spec: str) -> catalog.Suite:
@@ -239,7 +388,7 @@ def _default_out(
     suite: catalog.Suite, model_spec: str, names: Sequence[str], seed: int | None, limit: int | None
 ) -> Path:
     """A folder name that other options do not share."""
-    parts = [suite, Path(model_spec.removeprefix("folder:")).resolve().name, *names]
+    parts = [suite, Path(model_spec.removeprefix("folder:").removeprefix("diffusers:")).resolve().name, *names]
     parts += [f"seed{seed}"] * bool(seed) + [f"limit{limit}"] * bool(limit)
     return Path("runs") / "-".join(parts)
 
@@ -264,8 +413,9 @@ def _within_reach(benchmarks: Sequence[Benchmark], model: Model, model_spec: str
     return possible
 
 
-def load_model(spec: str, profile: Profile, device: Device, together: int | None = None) -> Model:
+def load_model(spec: str, running: ModelOptions) -> Model:
     """The model that ``--model`` names. Raises BenchError with the choices when there is none."""
+    kind, _, name = spec.partition(":")
     if spec == "oracle":
         from benchmarks.shapes.reference import Oracle
 
@@ -274,11 +424,36 @@ def load_model(spec: str, profile: Profile, device: Device, together: int | None
         from benchmarks.shapes.reference import Blank
 
         return Blank()
-    if spec.startswith("folder:"):
-        from benchmarks.geneval import FolderImages
+    if kind == "folder":
+        from benchmarks.folder import FolderImages
 
-        return FolderImages(Path(spec.removeprefix("folder:")))
-    return load_checkpoint(spec, profile, device, together=together)
+        return FolderImages(Path(name))
+    if kind == "diffusers" or running.backend == "vllm":
+        return _load_other(kind, name if kind == "diffusers" else spec, running)
+    return load_checkpoint(spec, running.model_profile, running.device, together=running.answers_together)
+
+
+def _load_other(kind: str, name: str, running: ModelOptions) -> Model:
+    from model.tensors import CheckpointError
+
+    try:
+        if kind == "diffusers":
+            from model.adapters import DiffusersPipeline
+
+            place = _place(running.device)
+            return DiffusersPipeline(
+                name,
+                place,
+                "float16" if place == "cuda" else "float32",
+                running.steps,
+                running.guidance,
+                running.size,
+            )
+        from model.vllm_backend import VllmUnderstanding
+
+        return VllmUnderstanding(name)
+    except CheckpointError as error:  # the model package knows nothing of ours, BenchError included
+        raise BenchError(str(error)) from error
 
 
 def load_checkpoint(
@@ -298,7 +473,7 @@ def load_checkpoint(
             min(GROUP, images or GROUP),
             together or (8 if spec == "toy" else 1),  # the toy's images are all of one size
         )
-    except CheckpointError as error:  # the model package knows nothing of ours, BenchError included
+    except CheckpointError as error:
         raise BenchError(str(error)) from error
 
 
@@ -311,59 +486,118 @@ def _share_cores() -> None:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // int(processes))))
 
 
-def _rescore(
-    out: Path,
-    names: Sequence[str],
-    suite: str | None,
-    seed: int | None,
-    limit: int | None,
-    data: catalog.Data,
-    profile: ScoringProfile | None,
-) -> list[RunRecord]:
-    """Score the run in ``out`` again; options but ``profile`` must be those the run was started with."""
-    from benchmarks import runner, store
+def _same_as_stored(out: Path, given: Mapping[str, object]) -> None:
+    """Raise BenchError for an option that the stored run was not started with."""
+    from benchmarks import store
 
     spec, _ = store.read_spec(out)
-    given = {"suite": suite, "seed": seed, "limit": limit, "benchmarks": sorted(names) or None}
     stored = {"suite": spec.suite, "seed": spec.seed, "limit": spec.limit, "benchmarks": sorted(spec.benchmarks)}
     for field, value in given.items():
         if value is not None and value != stored[field]:
-            raise BenchError(f"{out} was run with {field} {stored[field]}, not {value}; leave it out with --rescore")
-    stored_suite = cast(catalog.Suite, spec.suite)
-    chosen = _names(stored_suite, list(spec.benchmarks))
-    ways = [replace(data, profile=profile or _profile(spec.benchmarks[name]["profile"])) for name in chosen]
-    return runner.rescore(
-        out, [catalog.BENCHMARKS[stored_suite, name](way) for name, way in zip(chosen, ways, strict=True)]
-    )
+            raise BenchError(f"{out} was run with {field} {stored[field]}, not {value}; leave that out")
 
 
-def _profile(stored: str) -> ScoringProfile:
-    """A record's profile, or the default for a benchmark that is none of the questions about images."""
-    return next((profile for profile in catalog.PROFILES if profile == stored), catalog.PROFILES[0])
+def _stored_benchmarks(out: Path, data: catalog.Data, profiles: Sequence[str]) -> list[Benchmark]:
+    """The benchmarks of the run in ``out``, under their stored profiles where none of ``profiles`` is for them."""
+    from benchmarks import store
+
+    spec, _ = store.read_spec(out)
+    suite = cast(catalog.Suite, spec.suite)
+    return [
+        catalog.BENCHMARKS[suite, name](
+            replace(data, profiles=catalog.choose(profiles, spec.benchmarks[name]["profile"]))
+        )
+        for name in _names(suite, list(spec.benchmarks))
+    ]
 
 
 def _print_records(records: Sequence[RunRecord], as_json: bool) -> None:
-    from reports import render
+    from reports import tables
 
-    click.echo(render.to_json(records) if as_json else render.table(records))
+    click.echo(tables.to_json(records) if as_json else tables.table(records))
 
 
 @main.command()
 @click.argument("folder", metavar="RUN", type=FOLDER)
 @click.option("--html", "as_html", is_flag=True, help="Also write RUN/report.html.")
-@click.option("--json", "as_json", is_flag=True, help="Print the records as JSON.")
+@click.option("--json", "form", flag_value="json", help="Print JSON.")
+@click.option("--csv", "form", flag_value="csv", help="Print CSV, with every digit.")
+@click.option("--markdown", "form", flag_value="markdown", help="Print a Markdown table.")
+@click.option("--latex", "form", flag_value="latex", help="Print a LaTeX table (needs booktabs).")
+@click.option("--against", type=click.Choice(("paper",)), help="Print the scores beside published ones.")
+@click.option("--published", metavar="MODEL", help="With --against: the published model. Default: the run's own.")
+@click.option(
+    "--figure", type=click.Path(path_type=Path, dir_okay=False), help="With --against: its chart (.pdf .svg .png)."
+)
 @click.option("--data-dir", type=FOLDER, help="Folder of fetched data sets.")
-def report(folder: Path, as_html: bool, as_json: bool, data_dir: Path | None) -> None:
-    """Print the scores of a complete run; --html writes a page with examples."""
-    from reports import render
+def report(
+    folder: Path,
+    as_html: bool,
+    form: Literal["json", "csv", "markdown", "latex"] | None,
+    against: Literal["paper"] | None,
+    published: str | None,
+    figure: Path | None,
+    data_dir: Path | None,
+) -> None:
+    """Print the scores of a complete run; --html writes a page with charts and examples."""
+    from reports import plots, render, tables
+    from reports.published import against_published
 
+    if (published or figure) and against is None:
+        raise BenchError("--published and --figure belong to --against paper")
     records = render.load_records(folder)
-    _print_records(records, as_json)
+    comparisons = against_published(records, published) if against else []
+    shown = tables.comparison_table(comparisons) if against else tables.score_table(records)
+    match form:
+        case "json":
+            click.echo(tables.comparisons_json(comparisons) if against else tables.to_json(records))
+        case "csv":
+            click.echo(tables.comparisons_csv(comparisons) if against else tables.scores_csv(records))
+        case "markdown":
+            click.echo(tables.as_markdown(shown))
+        case "latex":
+            click.echo(tables.as_latex(shown))
+        case None:
+            click.echo(tables.as_text(shown) if against else tables.table(records))
+    if figure:
+        drawn = render.published_figure(comparisons)
+        if drawn is None:
+            raise BenchError("nothing of this run stands beside a published number; see the table for the reasons")
+        plots.save(drawn, figure)
+        click.echo(f"written: {figure}", err=True)
     if as_html:
         page = folder / "report.html"
-        content = render.html(folder, _asked(records, data_dir))
-        _write(page, content.encode())
+        _write(page, render.html(folder, _asked(records, data_dir), comparisons).encode())
         click.echo(f"written: {page}", err=True)
+
+
+@main.command()
+@click.argument("folder", metavar="FOLDER", type=FOLDER)
+def leaderboard(folder: Path) -> None:
+    """Write FOLDER/leaderboard.html, one sortable page of all complete runs below the folder."""
+    from reports import leaderboard as board
+
+    page = folder / "leaderboard.html"  # in the folder: it links to the runs' own pages
+    _write(page, board.html(folder).encode())
+    click.echo(page)
+
+
+@main.command()
+@click.argument("folder", metavar="FOLDER", type=FOLDER)
+@click.option("--against", type=click.Choice(("step", "date")), help="Default: the training step where all have one.")
+@click.option("--figure", type=click.Path(path_type=Path, dir_okay=False), help="Also the charts (.pdf .svg .png).")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Default: FOLDER/history.html.")
+def history(folder: Path, against: Literal["step", "date"] | None, figure: Path | None, out: Path | None) -> None:
+    """Write one page with the scores of all complete runs below a folder against training step or date."""
+    from reports import history as scores
+    from reports import plots
+
+    page = out or folder / "history.html"
+    _write(page, scores.html(folder, against).encode())
+    click.echo(page)
+    if figure:
+        plots.save(scores.figure(folder, against), figure)
+        click.echo(figure)
 
 
 @main.command()
@@ -388,7 +622,7 @@ def export(folder: Path, out: Path, data_dir: Path | None) -> None:
 
 
 def _data(record: RunRecord, data_dir: Path | None) -> catalog.Data:
-    return catalog.Data(data_dir, profile=_profile(record.profile))
+    return catalog.Data(data_dir, profiles=catalog.choose((), record.profile), grid=record.settings.get("grid"))
 
 
 def _asked(records: Sequence[RunRecord], data_dir: Path | None) -> dict[str, Sequence[Sample]]:
@@ -409,6 +643,29 @@ def _write(path: Path, content: bytes) -> None:
         path.write_bytes(content)
     except OSError as error:
         raise BenchError(f"cannot write {path}: {error.strerror}") from error
+
+
+@main.command()
+@click.argument("benchmark", type=click.Choice(["geneval"]))
+@click.option(
+    "--annotations", type=click.Path(path_type=Path, dir_okay=False), multiple=True, help="Default: all three files."
+)
+@click.option(
+    "--verdicts",
+    type=click.Path(path_type=Path, exists=True),
+    help="Of the annotated images: a run, or an official results.jsonl.",
+)
+@click.option("--data-dir", type=FOLDER, help="Folder of fetched data sets.")
+def validate(benchmark: str, annotations: tuple[Path, ...], verdicts: Path | None, data_dir: Path | None) -> None:
+    """Compare verdicts with the public annotations of people."""
+    from benchmarks import annotations as people
+    from benchmarks import datasets, geneval
+
+    if verdicts and len(annotations) != 1:
+        raise BenchError("--verdicts are of one model's images: name its --annotations FILE")
+    files = annotations or sorted(datasets.locate("geneval-annotations", data_dir).glob("annotations_*.csv"))
+    metadata = geneval.read_metadata(datasets.locate("geneval", data_dir) / "evaluation_metadata.jsonl")
+    click.echo(people.table([people.validate(file, metadata, verdicts) for file in files]))
 
 
 @main.group(no_args_is_help=False)
@@ -510,7 +767,7 @@ def generate(
 
     if bool(prompts) == bool(pictures):
         raise BenchError("give one or more prompts, or one or more --image FILE")
-    if model_spec in ("oracle", "blank") or model_spec.startswith("folder:"):
+    if model_spec in ("oracle", "blank") or model_spec.startswith(("folder:", "diffusers:")):
         raise BenchError(f"the model {model_spec} reads no prompts: choose toy or the path of a checkpoint folder")
     names = [f"{number:05d}" for number in range(len(prompts or pictures))]
     seeds = [seed_for(seed, name) for name in names]

@@ -2,22 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from benchmarks.types import Benchmark
+from benchmarks.types import BenchError, Benchmark
 
 if TYPE_CHECKING:
+    from benchmarks.dpg import Profile as DpgProfile
     from benchmarks.harness import Profile
-    from benchmarks.judges.chat import Chat
+    from benchmarks.judges.chat import ImageChat
+    from benchmarks.judges.vqa import VqaJudge
     from benchmarks.understanding import Options, Understanding
+    from benchmarks.wise import Profile as WiseProfile
 
 Suite = Literal["toy", "paper"]
-#: Prompts and rules of the questions about images; the first is the default.
-PROFILES: tuple[Profile, ...] = ("lmms-0.7.3", "blip3o-0.3.0")
+
+
+@dataclass(frozen=True)
+class Profiles:
+    """Prompts and rules of the questions about images, of DPG-Bench and of WISE. GenEval and FID have one each."""
+
+    understanding: Profile = "lmms-0.7.3"
+    dpg: DpgProfile = "dpg-official"
+    wise: WiseProfile = "wise-verified"
+
+
+#: Profile -> the field of ``Profiles`` that it is for.
+PROFILES: Mapping[str, str] = {
+    "lmms-0.7.3": "understanding",
+    "blip3o-0.3.0": "understanding",
+    "dpg-official": "dpg",
+    "dpg-corrected": "dpg",
+    "wise-verified": "wise",
+    "wise-legacy": "wise",
+    "wise-own": "wise",
+}
+
+
+def choose(names: Sequence[str], stored: str = "") -> Profiles:
+    """The profiles of ``names``; ``stored`` is taken where none of them is of its kind, and is none of ours for some
+    benchmarks. Raises BenchError for two of a kind."""
+    chosen: dict[str, str] = {}
+    for name in names:
+        field = PROFILES[name]
+        if field in chosen:
+            raise BenchError(f"{chosen[field]} and {name} are profiles of the same benchmarks: choose one")
+        chosen[field] = name
+    if stored in PROFILES:
+        chosen.setdefault(PROFILES[stored], stored)
+    return Profiles(**chosen)  # type: ignore[arg-type]  # PROFILES says which is for which
 
 
 @dataclass(frozen=True)
@@ -25,16 +61,19 @@ class Data:
     """Where real data lies, and how it is judged.
 
     ``root`` is the folder of fetched data sets; ``detector`` and ``clip`` are GenEval's judges where they are
-    elsewhere; ``profile`` is that of the questions about images, ``judge`` answers MMBench and MM-Vet, which
-    asks it ``judge_runs`` times.
+    elsewhere. ``judge`` answers MMBench, MM-Vet, which asks it ``judge_runs`` times, and WISE, whose wording may be in
+    ``judge_prompt``. ``vqa_judge`` answers DPG-Bench; ``grid`` is the side in pixels of a tile of its images.
     """
 
     root: Path | None = None
     detector: Path | None = None
     clip: Path | None = None
-    profile: Profile = "lmms-0.7.3"
-    judge: Chat | None = None
+    profiles: Profiles = Profiles()
+    judge: ImageChat | None = None
     judge_runs: int = 1
+    judge_prompt: Path | None = None
+    vqa_judge: VqaJudge | None = None
+    grid: int | None = None
 
 
 def _toy_geneval(data: Data) -> Benchmark:
@@ -74,6 +113,30 @@ def _weights(name: str) -> str:
     return dataset.files[0].name
 
 
+def _toy_mjhq(data: Data) -> Benchmark:
+    from benchmarks.mjhq import Mjhq
+
+    return Mjhq.toy()
+
+
+def _paper_mjhq(data: Data) -> Benchmark:
+    import torch
+
+    from benchmarks.datasets import data_dir
+    from benchmarks.mjhq import Mjhq
+
+    root = data.root or data_dir()
+    return Mjhq.paper(
+        root / "mjhq",
+        root / "inception" / _weights("inception"),
+        root / "clip-vit-b-32" / _weights("clip-vit-b-32"),
+        root / "features",
+        "cuda" if torch.cuda.is_available() else "cpu",
+    )
+
+
+#: The benchmarks of images that the model draws.
+DRAWING = ("geneval", "dpg", "wise", "mjhq")
 #: The columns of questions about images, in the order of the paper's Table 1; MME gives two of them.
 COLUMNS = ("vqav2", "mmbench", "seedbench", "mmvet", "mme", "mmmu", "realworldqa", "textvqa")
 
@@ -95,7 +158,7 @@ def _column(name: str) -> type[Understanding]:
 def _options(data: Data) -> Options:
     from benchmarks.understanding import Options
 
-    return Options(data.profile, data.judge, data.judge_runs)
+    return Options(data.profiles.understanding, data.judge, data.judge_runs)
 
 
 def _toy_column(name: str, data: Data) -> Benchmark:
@@ -113,16 +176,50 @@ def _paper_column(name: str, data: Data) -> Benchmark:
     return _column(name).paper((data.root or data_dir()) / name, _options(data))
 
 
+def _toy_dpg(data: Data) -> Benchmark:
+    from benchmarks.dpg import DpgBench
+
+    return DpgBench.toy(profile=data.profiles.dpg)
+
+
+def _paper_dpg(data: Data) -> Benchmark:
+    from benchmarks.datasets import locate
+    from benchmarks.dpg import DpgBench
+    from benchmarks.judges.vqa import Mplug
+
+    rows = locate("dpg", data.root) / "dpg_bench.csv"
+    return DpgBench.paper(rows, data.vqa_judge or Mplug(), profile=data.profiles.dpg, grid=data.grid)
+
+
+def _toy_wise(data: Data) -> Benchmark:
+    from benchmarks.wise import Wise
+
+    return Wise.toy()
+
+
+def _paper_wise(data: Data) -> Benchmark:
+    from benchmarks.datasets import data_dir
+    from benchmarks.wise import Wise
+
+    return Wise.paper((data.root or data_dir()) / "wise", data.judge, data.profiles.wise, data.judge_prompt)
+
+
 BENCHMARKS: Mapping[tuple[Suite, str], Callable[[Data], Benchmark]] = {
     ("toy", "geneval"): _toy_geneval,
+    ("toy", "dpg"): _toy_dpg,
+    ("toy", "wise"): _toy_wise,
+    ("toy", "mjhq"): _toy_mjhq,
     **{("toy", name): partial(_toy_column, name) for name in COLUMNS},
     ("paper", "geneval"): _paper_geneval,
+    ("paper", "dpg"): _paper_dpg,
+    ("paper", "wise"): _paper_wise,
+    ("paper", "mjhq"): _paper_mjhq,
     **{("paper", name): partial(_paper_column, name) for name in (*COLUMNS, "vqav2_test")},
 }
 
 #: The benchmarks of a suite, in the order in which they run and are reported. vqav2_test, which gives no score, is in
 #: none.
 SUITES: Mapping[Suite, tuple[str, ...]] = {
-    "toy": ("geneval", *COLUMNS),
-    "paper": ("geneval", *COLUMNS),
+    "toy": (*DRAWING, *COLUMNS),
+    "paper": (*DRAWING, *COLUMNS),
 }

@@ -35,17 +35,21 @@ _SPARE = 64 << 20  # bytes left free on the disk beside the file itself
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """One file. ``size`` in bytes, None where the publisher does not tell; ``sha256`` in hex, or its first digits."""
+    """One file. ``size`` in bytes, None where the publisher does not tell; ``sha256`` in hex, or its first digits.
+
+    ``git_blob`` is git's name of the content, where no more of it is known.
+    """
 
     name: str
     url: str
     size: int | None
     sha256: str
+    git_blob: str = ""
 
 
 @dataclass(frozen=True)
 class HubDataset:
-    """The parquet files of one split of a data set on the Hugging Face hub.
+    """Files of a data set on the Hugging Face hub: of the columns, the parquet files of one split.
 
     ``pattern`` matches their paths in the repository. Without a revision the first fetch takes the current commit and
     pins it; sizes and digests are the hub's own.
@@ -91,6 +95,36 @@ _GENEVAL_PROMPTS = Dataset(
     ),
 )
 
+_GENEVAL_ANNOTATIONS = Dataset(
+    name="geneval-annotations",
+    revision=_GENEVAL_COMMIT,
+    licence="MIT",
+    files=tuple(
+        RemoteFile(f"annotations_{model}.csv", f"{_GENEVAL}/annotations/annotations_{model}.csv", size, sha256)
+        for model, size, sha256 in (
+            ("clip", 528758, "84c5f364945543d15f5407ca1c2542cfaa571550dbf4922eff1399e7f91b7ce1"),
+            ("sdv2", 544014, "973f029073f9b7f2ee7b3bbbff6a473db92486af94beebae1eb2bd2d01a5a6a7"),
+            ("if-xl", 553946, "107cfe75e232374609c28278e734dfa0c88daed3fc5cea21d34631075a0f7a32"),
+        )
+    ),
+)
+
+_ELLA_COMMIT = "3c228f1dc6c4d3cad0a47493816151a419f14db3"
+_DPG = Dataset(
+    name="dpg",
+    revision=_ELLA_COMMIT,
+    licence="Apache-2.0",
+    files=(
+        RemoteFile(
+            name="dpg_bench.csv",
+            url=f"https://raw.githubusercontent.com/TencentQQGYLab/ELLA/{_ELLA_COMMIT}/dpg_bench/dpg_bench.csv",
+            size=None,
+            sha256="",
+            git_blob="98457fc9901943f51ff9a30367250fc292533bed",
+        ),
+    ),
+)
+
 # GenEval's own detector config, as mmdetection 3.x publishes it.
 _MASK2FORMER = "mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco"
 _MASK2FORMER_SWIN_S = Dataset(
@@ -128,6 +162,37 @@ _CLIP_VIT_L_14 = Dataset(
     ),
 )
 
+# The network behind every FID, with weights of 2015; size and digest as k-diffusion has them.
+_INCEPTION = Dataset(
+    name="inception",
+    revision="2015-12-05",
+    licence="see NVlabs/stylegan2-ada-pytorch",
+    files=(
+        RemoteFile(
+            name="inception-2015-12-05.pt",
+            url="https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt",
+            size=95607719,
+            sha256="f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",
+        ),
+    ),
+)
+
+# open_clip's ViT-B-32, pretrained "openai"; its address holds its sha256 (open_clip/pretrained.py).
+_B32_SHA256 = "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"
+_CLIP_VIT_B_32 = Dataset(
+    name="clip-vit-b-32",
+    revision="openai",
+    licence="MIT",
+    files=(
+        RemoteFile(
+            name="ViT-B-32.pt",
+            url=f"https://openaipublic.azureedge.net/clip/models/{_B32_SHA256}/ViT-B-32.pt",
+            size=None,
+            sha256=_B32_SHA256,
+        ),
+    ),
+)
+
 _SEE_CARD = "see the card on the hub"
 
 
@@ -138,8 +203,13 @@ def _lmms(name: str, repo: str, pattern: str) -> HubDataset:
 
 DATASETS: Mapping[str, Dataset | HubDataset] = {
     "geneval": _GENEVAL_PROMPTS,
+    "geneval-annotations": _GENEVAL_ANNOTATIONS,
     "mask2former-swin-s": _MASK2FORMER_SWIN_S,
     "clip-vit-l-14": _CLIP_VIT_L_14,
+    "dpg": _DPG,
+    "inception": _INCEPTION,
+    "clip-vit-b-32": _CLIP_VIT_B_32,
+    "mjhq": HubDataset("mjhq", "playgroundai/MJHQ-30K", "m*", _SEE_CARD),
     "vqav2": _lmms("vqav2", "VQAv2", "*validation-*.parquet"),
     "vqav2_test": _lmms("vqav2_test", "VQAv2", "*test-*.parquet"),
     "mmbench": _lmms("mmbench", "MMBench", "en/dev-*.parquet"),
@@ -183,11 +253,8 @@ def verify(name: str, root: Path | None = None) -> dict[str, str]:
     files = _files(dataset, folder, _fetch_command(name, root))
     digests = {file.name: _sha256(folder / file.name) for file in files}
     for file in files:
-        if not digests[file.name].startswith(file.sha256):
-            raise BenchError(
-                f"{folder / file.name} has sha256 {digests[file.name]}, expected {file.sha256}: "
-                f"run `{_fetch_command(name, root)}` to replace it"
-            )
+        if fault := _fault(folder / file.name, file):
+            raise BenchError(f"{folder / file.name} {fault}: run `{_fetch_command(name, root)}` to replace it")
     return digests
 
 
@@ -203,11 +270,16 @@ def fetch(name: str, root: Path | None = None) -> Path:
     for file in files:
         path = folder / file.name
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_file() and _sha256(path).startswith(file.sha256):
+        if path.is_file() and not _fault(path, file):
             print(f"{path}: there already", file=sys.stderr)
         else:
             _download(file, path)
     return folder
+
+
+def git_blob(content: bytes) -> str:
+    """What ``git hash-object`` says of a file."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 def revision(name: str, root: Path | None = None) -> str:
@@ -269,7 +341,9 @@ def _ask_hub(dataset: HubDataset) -> tuple[str, tuple[RemoteFile, ...]]:
             name=entry["path"],
             url=f"{site}/datasets/{dataset.repo}/resolve/{commit}/{entry['path']}",
             size=entry["size"],
-            sha256=entry["lfs"]["oid"],  # every parquet file lies in the hub's large-file storage
+            # Small files lie in git itself and have its name of their content only.
+            sha256=entry["lfs"]["oid"] if "lfs" in entry else "",
+            git_blob="" if "lfs" in entry else entry["oid"],
         )
         for entry in sorted(tree, key=lambda entry: str(entry["path"]))
     )
@@ -317,6 +391,15 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def _fault(path: Path, file: RemoteFile) -> str:
+    """How the content differs from what is pinned; "" if it does not."""
+    digest = _sha256(path)
+    if not digest.startswith(file.sha256):
+        return f"has sha256 {digest}, expected {file.sha256}"
+    blob = git_blob(path.read_bytes()) if file.git_blob else ""
+    return f"is git's blob {blob}, expected {file.git_blob}" if blob != file.git_blob else ""
+
+
 def _download(file: RemoteFile, path: Path) -> None:
     part = path.with_name(path.name + ".part")
     try:
@@ -326,10 +409,9 @@ def _download(file: RemoteFile, path: Path) -> None:
         if error.errno != errno.ENOSPC:
             raise
         raise BenchError(f"the disk of {part} is full: make room and run the command again to go on") from error
-    digest = _sha256(part)
-    if not digest.startswith(file.sha256):
+    if fault := _fault(part, file):
         part.unlink()
-        raise BenchError(f"{file.url} has sha256 {digest}, expected {file.sha256}: what came was not kept")
+        raise BenchError(f"{file.url} {fault}: what came was not kept")
     os.replace(part, path)
 
 

@@ -9,30 +9,40 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from benchmarks.images import UNREADABLE
 from benchmarks.intervals import Interval, clustered_mean, macro_mean
 from benchmarks.judges.color import COLORS, ColorClassifier, ColorSpec, object_crop
-from benchmarks.judges.detector import Detections, Detector, mask2former
+from benchmarks.judges.detector import Detections, Detector, ObjectDetector, mask2former
+from benchmarks.judges.selftest import Known, check_detector, photographs
+from benchmarks.judges.transformers_detector import TransformersDetector
 from benchmarks.types import BenchError, Json, Metric, Prediction, Sample, Score, Verdict
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from benchmarks.shapes.scene import Shape
+
 #: In the order of the official file.
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
-#: What PIL raises for a file that is no image, or a broken one.
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 Metadata = Mapping[str, Json]
+
+#: ``geneval-transformers`` has the same rule under another detector: not comparable with published scores.
+Profile = Literal["geneval-official", "geneval-transformers"]
+OFFICIAL: Profile = "geneval-official"
+TRANSFORMERS: Profile = "geneval-transformers"
+#: Images that are looked at together, whatever the batch size; and those that go through the toy detector at once.
+JUDGED_TOGETHER = 16
+TOY_TOGETHER = 8
 
 
 @dataclass(frozen=True)
@@ -210,17 +220,22 @@ class GenEval:
     def __init__(
         self,
         metadata: Sequence[Metadata],
-        detector: Detector,
+        detector: ObjectDetector,
         colors: ColorClassifier,
         data: Mapping[str, Json],
         images_per_prompt: int = 4,
         options: GenEvalOptions = GenEvalOptions(),
         held_out: Mapping[str, float] | None = None,
+        known: Sequence[Known] = (),
+        profile: Profile = "geneval-official",
     ) -> None:
-        """``data`` describes where the prompts are from, ``held_out`` the judges' own accuracy; both are recorded."""
+        """``data`` describes where the prompts are from, ``held_out`` the judges' own accuracy; both are recorded.
+
+        The detector must pass on the images of ``known`` before it scores others.
+        """
         self.name = "geneval"
         self.version = "af4902f"
-        self.profile = "geneval-official"
+        self.profile: str = profile
         self.task = "generate"
         self.metadata = tuple(metadata)
         self.detector = detector
@@ -229,23 +244,27 @@ class GenEval:
         self.images_per_prompt = images_per_prompt
         self.options = options
         self.held_out = held_out
+        self.known = tuple(known)
+        self.judged_together = JUDGED_TOGETHER
 
     @classmethod
     def toy(cls, prompts_per_tag: int = 34, images_per_prompt: int = 4) -> Self:
         """The shapes world's prompts and judges."""
         from benchmarks.shapes.geneval import prompts
         from benchmarks.shapes.judges import color_spec, detector_spec, held_out_accuracy
+        from benchmarks.shapes.scene import SHAPES
 
         metadata = prompts(prompts_per_tag)
         text = "\n".join(json.dumps(entry) for entry in metadata)
         data = {"prompts": "shapes", "sha256": hashlib.sha256(text.encode()).hexdigest()}
         return cls(
             metadata,
-            Detector(detector_spec()),
+            Detector(replace(detector_spec(), together=TOY_TOGETHER)),
             ColorClassifier(color_spec()),
             data,
             images_per_prompt,
             held_out=held_out_accuracy(),
+            known=[_known_shape(shape) for shape in SHAPES],
         )
 
     @classmethod
@@ -258,11 +277,25 @@ class GenEval:
         device: str = "cpu",
         images_per_prompt: int = 4,
     ) -> Self:
-        """The official prompts with Mask2Former Swin-S and, as ``color_spec``, CLIP ViT-L/14."""
-        detector = mask2former(detector_checkpoint, read_object_names(object_names_path), device)
+        """The official prompts with Mask2Former Swin-S and, as ``color_spec``, CLIP ViT-L/14.
+
+        A folder in place of ``detector_checkpoint`` is a Mask2Former of transformers, which is another profile.
+        """
+        names = read_object_names(object_names_path)
         data = {"prompts": metadata_path.name, "sha256": hashlib.sha256(metadata_path.read_bytes()).hexdigest()}
+        detector: ObjectDetector
+        if detector_checkpoint.is_dir():
+            detector, profile = TransformersDetector(detector_checkpoint, names, device), TRANSFORMERS
+        else:
+            detector, profile = Detector(mask2former(detector_checkpoint, names, device)), OFFICIAL
         return cls(
-            read_metadata(metadata_path), Detector(detector), ColorClassifier(color_spec), data, images_per_prompt
+            read_metadata(metadata_path),
+            detector,
+            ColorClassifier(color_spec),
+            data,
+            images_per_prompt,
+            known=photographs(),
+            profile=profile,
         )
 
     def describe(self) -> Mapping[str, Json]:
@@ -271,6 +304,7 @@ class GenEval:
             "judge": {
                 "detector": self.detector.describe(),
                 "color_classifier": self.colors.describe(),
+                "self_test": [one.name for one in self.known],
                 **({"held_out": dict(self.held_out)} if self.held_out else {}),
             },
             "options": asdict(self.options),
@@ -281,43 +315,72 @@ class GenEval:
     def samples(self) -> list[Sample]:
         """One per image: ``geneval/00017/2`` is image 2 of prompt 17."""
         return [
-            Sample(f"{group}/{image}", entry["prompt"], group, entry["tag"], meta=entry)
+            Sample(sample_id, entry["prompt"], group, entry["tag"], meta={**entry, "file": _file(sample_id)})
             for index, entry in enumerate(self.metadata)
             for group in [f"geneval/{index:05}"]
             for image in range(self.images_per_prompt)
+            for sample_id in [f"{group}/{image}"]
         ]
 
     def judge(self, samples: Sequence[Sample], predictions: Sequence[Prediction], folder: Path) -> list[Verdict]:
-        return [self._look(sample, p, folder) for sample, p in zip(samples, predictions, strict=True)]
+        """Detect in all images at once, then classify the objects of all images at once.
 
-    def _look(self, sample: Sample, prediction: Prediction, folder: Path) -> Verdict:
-        if prediction.image is None:
-            return Verdict(sample.id, error="no image")
-        path = folder / prediction.image
-        try:
-            with Image.open(path) as file:
-                image = ImageOps.exif_transpose(file).convert("RGB")
-        except UNREADABLE as error:
-            return Verdict(sample.id, error=f"{path} is not a readable image: {error}")
-        detections = self.detector.detect([image])[0]
-        asked = {clause["class"] for clause in sample.meta.get("include", ()) if "color" in clause}
-        return Verdict(sample.id, self._finding(image, detections, asked))
+        Raises BenchError when the detector fails its self-test or does not know a class.
+        """
+        opened = [_opened(prediction, folder) for prediction in predictions]
+        images = {i: image for i, image in enumerate(opened) if not isinstance(image, str)}
+        if not images:
+            return [Verdict(sample.id, error=str(error)) for sample, error in zip(samples, opened, strict=True)]
+        self._check_classes(samples)
+        detected = self._tested_detector.detect(list(images.values()), self.options.floor)
+        found = dict(zip(images, detected, strict=True))
+        colors = self._color_logits(samples, images, found)
+        return [
+            Verdict(sample.id, self._finding(found[i], colors[i]))
+            if i in images
+            else Verdict(sample.id, error=str(opened[i]))
+            for i, sample in enumerate(samples)
+        ]
 
-    def _finding(self, image: Image.Image, detections: Detections, asked: set[str]) -> Json:
+    def _color_logits(
+        self, samples: Sequence[Sample], images: Mapping[int, Image.Image], found: Mapping[int, Detections]
+    ) -> dict[int, dict[str, Json]]:
+        """By image and class, for the classes whose color is asked for; all crops are classified at once."""
+        asked = [
+            (i, name, rows)
+            for i, detections in found.items()
+            for name in dict.fromkeys(c["class"] for c in samples[i].meta.get("include", ()) if "color" in c)
+            if len(rows := self._rows(detections, name))
+        ]
+        crops = [crop for i, _, rows in asked for crop in _crops(images[i], found[i], rows)]
+        logits = iter(self.colors.logits(crops, [name for _, name, rows in asked for _ in rows]).tolist())
+        by_image: dict[int, dict[str, Json]] = {i: {} for i in images}
+        for i, name, rows in asked:
+            by_image[i][name] = [next(logits) for _ in rows]
+        return by_image
+
+    def _check_classes(self, samples: Sequence[Sample]) -> None:
+        asked = {clause["class"] for sample in samples for clause in sample.meta.get("include", ())}
+        if unknown := sorted(asked - set(self.detector.classes)):
+            raise BenchError(f"the prompts ask for {', '.join(unknown)}, which the detector has no class for")
+
+    @cached_property
+    def _tested_detector(self) -> ObjectDetector:
+        check_detector(self.detector, self.known)
+        return self.detector
+
+    def _rows(self, detections: Detections, name: str) -> NDArray[np.intp]:
+        """Where the class was found, in the detector's order."""
+        return np.flatnonzero(detections.labels == self.detector.classes.index(name))
+
+    def _finding(self, detections: Detections, color_logits: Mapping[str, Json]) -> Json:
         """Boxes above the lower threshold by class, in the detector's order, and colors where they are asked for."""
-        boxes: dict[str, list[list[float]]] = {}
-        logits: dict[str, list[list[float]]] = {}
-        above = detections.scores > np.float32(self.options.floor)
-        for label, name in enumerate(self.detector.spec.classes):
-            rows = np.flatnonzero(above & (detections.labels == label))
-            if not len(rows):
-                continue
-            boxes[name] = np.column_stack([detections.boxes[rows], detections.scores[rows]]).tolist()
-            if name in asked:
-                masks = detections.masks
-                crops = [object_crop(image, detections.boxes[i], None if masks is None else masks[i]) for i in rows]
-                logits[name] = self.colors.logits(crops, name).tolist()
-        return {"floor": self.options.floor, "boxes": boxes, "color_logits": logits}
+        boxes = {
+            name: np.column_stack([detections.boxes[rows], detections.scores[rows]]).tolist()
+            for name in self.detector.classes
+            if len(rows := self._rows(detections, name))
+        }
+        return {"floor": self.options.floor, "boxes": boxes, "color_logits": dict(color_logits)}
 
     def summarize(self, samples: Sequence[Sample], verdicts: Mapping[str, Verdict]) -> tuple[list[Score], list[Metric]]:
         scores = [self._score(sample, verdicts.get(sample.id)) for sample in samples]
@@ -351,11 +414,35 @@ class GenEval:
         drawn = {s.id: folder / image for s in samples if s.id in predictions and (image := predictions[s.id].image)}
         write_layout(out / "images", [sample for sample in samples if sample.id in drawn], list(drawn.values()))
         rows = [
-            result(str(layout_path(sample.id)), sample.meta, self.outcome(sample, verdicts[sample.id]))
+            result(f"{sample.meta['file']}.png", _entry(sample), self.outcome(sample, verdicts[sample.id]))
             for sample in samples
             if sample.id in verdicts and verdicts[sample.id].error is None
         ]
         (out / "results.jsonl").write_text(results_jsonl(rows), encoding="utf-8")
+
+
+def _known_shape(shape: Shape) -> Known:
+    from benchmarks.shapes.scene import Object, Scene, render
+
+    drawn = Object(shape, "blue", (0, 0), 3, 4, 26)
+    return Known(lambda: render(Scene((drawn,))), shape, drawn.box)
+
+
+def _opened(prediction: Prediction, folder: Path) -> Image.Image | str:
+    """The image, upright, or why it cannot be looked at."""
+    if prediction.image is None:
+        return "no image"
+    path = folder / prediction.image
+    try:
+        with Image.open(path) as file:
+            return ImageOps.exif_transpose(file).convert("RGB")
+    except UNREADABLE as error:
+        return f"{path} is not a readable image: {error}"
+
+
+def _crops(image: Image.Image, detections: Detections, rows: NDArray[np.intp]) -> list[Image.Image]:
+    masks = detections.masks
+    return [object_crop(image, detections.boxes[i], None if masks is None else masks[i]) for i in rows]
 
 
 def detections_of(finding: Json) -> dict[str, Found]:
@@ -453,7 +540,22 @@ def results_jsonl(results: Iterable[Result]) -> str:
 
 
 def read_results(path: Path) -> list[Result]:
-    return [Result(**json.loads(line)) for line in _lines(path)]
+    """An official results.jsonl, whoever wrote it. Raises BenchError at a line that is none."""
+    rows = []
+    for number, line in enumerate(_lines(path), start=1):
+        try:
+            row = json.loads(line)
+            rows.append(Result(**{column.name: row[column.name] for column in fields(Result)}))
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise BenchError(f"{path} line {number} is not a line of GenEval's results.jsonl: {error!r}") from error
+    if not rows:
+        raise BenchError(f"{path} is empty: GenEval's results.jsonl has one line per image")
+    return rows
+
+
+def scores_of(results: Sequence[Result]) -> list[Score]:
+    """For ``metrics``; prompts are told apart by their metadata, as in summary_scores.py."""
+    return [Score(row.filename, row.metadata, row.tag, float(row.correct), row.reason) for row in results]
 
 
 def summary_text(results: Sequence[Result]) -> str:
@@ -487,99 +589,21 @@ def _correct_by(results: Iterable[Result], key: Callable[[Result], str]) -> dict
     return groups
 
 
-def layout_path(sample_id: str) -> Path:
-    """``geneval/00017/2`` lies at ``00017/samples/00002.png`` in the official layout."""
+def _file(sample_id: str) -> str:
+    """``geneval/00017/2`` lies at ``00017/samples/00002`` in the official layout, and is a .png there."""
     _, prompt, image = sample_id.split("/")
-    return Path(prompt) / "samples" / f"{int(image):05}.png"
+    return f"{prompt}/samples/{int(image):05}"
+
+
+def _entry(sample: Sample) -> Metadata:
+    """The prompt's line of evaluation_metadata.jsonl."""
+    return {key: value for key, value in sample.meta.items() if key != "file"}
 
 
 def write_layout(root: Path, samples: Sequence[Sample], images: Sequence[Path]) -> None:
     """Copy images into the official layout, with each prompt's metadata.jsonl beside its samples folder."""
     for sample, image in zip(samples, images, strict=True):
-        target = root / layout_path(sample.id)
+        target = root / f"{sample.meta['file']}.png"
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(image.read_bytes())
-        (target.parent.parent / "metadata.jsonl").write_text(json.dumps(dict(sample.meta)) + "\n", encoding="utf-8")
-
-
-class FolderImages:
-    """Images that another program made, in GenEval's layout: ``NNNNN/metadata.jsonl``, ``NNNNN/samples/NNNNN.png``.
-
-    Image k of a prompt is the k-th file of ``samples/`` by name that the official script would read.
-    """
-
-    def __init__(self, root: Path) -> None:
-        """Raises BenchError when ``root`` holds no prompt's folder."""
-        self.root = root
-        if not root.is_dir():
-            raise BenchError(f"{root} is not a folder: give one in GenEval's layout, NNNNN/samples/NNNNN.png")
-        # The official walk takes every folder whose name is digits only.
-        self._folders = {int(p.name): p for p in sorted(root.iterdir()) if p.is_dir() and p.name.isdigit()}
-        if not self._folders:
-            raise BenchError(f"{root} holds no folder named by digits: GenEval's layout is NNNNN/samples/NNNNN.png")
-
-    def describe(self) -> Mapping[str, Json]:
-        return {"name": "folder", "path": str(self.root), "prompt_folders": len(self._folders), "sha256": self._digest}
-
-    @cached_property
-    def _digest(self) -> str:
-        """sha256 over names and bytes of all files that are read, so that a run is of these images and no others."""
-        total = hashlib.sha256()
-        for folder in self._folders.values():
-            for path in [folder / "metadata.jsonl", *_sample_files(folder / "samples")]:
-                if path.is_file():
-                    total.update(f"{path.relative_to(self.root)}\0".encode())
-                    total.update(hashlib.sha256(path.read_bytes()).digest())
-        return total.hexdigest()
-
-    def prompts_without_folder(self, samples: Sequence[Sample]) -> list[str]:
-        """Groups of ``samples`` that nobody drew, in order."""
-        groups = dict.fromkeys(sample.group for sample in samples)
-        return [group for group in groups if _prompt_index(group) not in self._folders]
-
-    def generate(self, samples: Sequence[Sample], seeds: Sequence[int]) -> list[Path | Exception]:
-        """The files; FileNotFoundError or ValueError, naming it, for one that is absent or no image.
-
-        Raises BenchError when a folder is for another prompt than ours of that number.
-        """
-        return [self._image(sample) for sample in samples]
-
-    def _image(self, sample: Sample) -> Path | Exception:
-        folder = self._folders.get(_prompt_index(sample.group))
-        if folder is None:
-            return FileNotFoundError(f"{self.root} has no folder for prompt {_prompt_index(sample.group)}")
-        if not (folder / "metadata.jsonl").is_file():
-            return FileNotFoundError(f"{folder / 'metadata.jsonl'} is not there")
-        _check_metadata(folder / "metadata.jsonl", sample)
-        files = _sample_files(folder / "samples")
-        image = int(sample.id.rsplit("/", 1)[1])
-        if image >= len(files):
-            return FileNotFoundError(f"{folder / 'samples'} has {len(files)} images, number {image} is not there")
-        try:
-            with Image.open(files[image]) as opened:
-                opened.load()
-        except UNREADABLE as error:
-            return ValueError(f"{files[image]} is not a readable image: {error}")
-        return files[image]
-
-
-def _prompt_index(group: str) -> int:
-    return int(group.rsplit("/", 1)[1])
-
-
-def _sample_files(folder: Path) -> list[Path]:
-    """Files that the official script reads: digits and .png, and whatever follows (its match is of the beginning)."""
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if re.match(r"\d+\.png", path.name))
-
-
-def _check_metadata(path: Path, sample: Sample) -> None:
-    """The prompt's wording may differ (rewritten prompts), what is asked for may not."""
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))  # one object, as the official json.load takes it
-    except ValueError as error:
-        raise BenchError(f"{path} is not one JSON object: {error}") from error
-    asked = ("tag", "include", "exclude")
-    if not isinstance(stored, dict) or any(stored.get(key) != sample.meta.get(key) for key in asked):
-        raise BenchError(f"{path.parent} is for another prompt than {sample.prompt!r}: is it of another prompt file?")
+        (target.parent.parent / "metadata.jsonl").write_text(json.dumps(_entry(sample)) + "\n", encoding="utf-8")

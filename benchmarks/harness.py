@@ -110,6 +110,8 @@ class HarnessTask:
                 config = profiles.blip3o_task(name, config)
             self.task = _task_on(rows, config)
         self.docs: Dataset = self.task.eval_docs_no_media
+        # A row of it is a view of the Arrow file: what nobody looks at is not read.
+        self._encoded = rows.select_columns(_image_columns(rows)).with_format("arrow")
 
     @property
     def decoding(self) -> Decoding:
@@ -133,6 +135,13 @@ class HarnessTask:
         """The images of one doc, RGB, decoded now."""
         images = list(self.task.doc_to_visual(self.task.eval_docs[doc_id]))
         return [profiles.blip3o_image(image) for image in images] if self.profile == "blip3o-0.3.0" else images
+
+    def image_sizes(self, doc_id: int) -> list[tuple[int, int]]:
+        """Width and height of the images in one row, from the heads of the files: nothing is decoded.
+
+        Files that Pillow does not know are left out; ``images`` says what is wrong with them.
+        """
+        return [size for column in self._encoded[doc_id].columns for size in _sizes(column.combine_chunks())]
 
     def results(self, doc_id: int, reply: str, judge_reply: str | None = None) -> Mapping[str, Json]:
         """What the task makes of one raw reply: metric name -> item to aggregate.
@@ -315,19 +324,34 @@ def _task_on(rows: Dataset, config: dict[str, Any]) -> Any:
     class LocalTask(ConfigurableTask):
         def download(self, dataset_kwargs: Mapping[str, Json] | None = None) -> None:
             """In place of load_dataset(dataset_path), which takes all splits from the hub, five times on failure."""
-            images = [name for name, feature in rows.features.items() if _holds_images(feature)]
             split = self.config.test_split
             self.dataset = datasets.DatasetDict({split: rows})
-            self.dataset_no_image = datasets.DatasetDict({split: rows.remove_columns(images)})
+            self.dataset_no_image = datasets.DatasetDict({split: rows.remove_columns(_image_columns(rows))})
 
     return LocalTask(config=config)
 
 
-def _holds_images(feature: object) -> bool:
-    """An image, or a list of them (SEED-Bench's frames)."""
+def _image_columns(rows: Dataset) -> list[str]:
+    """Those of an image each, or of a list of them (SEED-Bench's frames)."""
     import datasets
 
-    return isinstance(getattr(feature, "feature", feature), datasets.Image)
+    features = rows.features.items()
+    return [name for name, feature in features if isinstance(getattr(feature, "feature", feature), datasets.Image)]
+
+
+def _sizes(cells: Any) -> list[tuple[int, int]]:
+    """Of the files in a pyarrow array of datasets' images, or of lists of them."""
+    import pyarrow
+    from PIL import Image
+
+    if isinstance(cells, pyarrow.ListArray):
+        cells = cells.flatten()
+    sizes: list[tuple[int, int]] = []
+    for file in cells.flatten()[0]:  # the field "bytes", null where the image is
+        if file.is_valid:
+            with contextlib.suppress(Exception):  # a damaged head may raise anything
+                sizes.append(Image.open(pyarrow.BufferReader(file.as_buffer())).size)
+    return sizes
 
 
 @functools.cache

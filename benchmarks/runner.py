@@ -12,11 +12,11 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast, runtime_checkable
 
 from tqdm import tqdm
 
@@ -43,6 +43,29 @@ class IncompleteError(BenchError):
     """Samples of a benchmark are not done yet."""
 
 
+@runtime_checkable
+class LongestFirst(Protocol):
+    """A benchmark that knows which of its samples take long, and which are alike, without opening their images."""
+
+    def longest_first(self, samples: Sequence[Sample]) -> list[Sample]: ...
+
+
+@runtime_checkable
+class JudgesMany(Protocol):
+    """A benchmark whose judge looks at so many samples at once, where ``--batch-size`` is smaller."""
+
+    @property
+    def judged_together(self) -> int: ...
+
+
+@runtime_checkable
+class ReadsAhead(Protocol):
+    """A model that prepares samples while it answers others."""
+
+    def ahead(self, samples: Sequence[Sample], workers: int) -> AbstractContextManager[None]:
+        """Within it, ``answer`` is called with ``samples`` in their order; ``workers`` processes prepare them."""
+
+
 @dataclass(frozen=True)
 class Part:
     """The samples of one process: ``samples[rank::world]``."""
@@ -61,12 +84,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Settings:
-    """How to run. Of these only the batch size has no part in the numbers."""
+    """How to run. The batch size and the ``workers``, processes that prepare images for a model, change no number."""
 
     suite: str
     seed: int = 0
     limit: int | None = None
     batch_size: int = 8
+    workers: int = 0
 
 
 def seed_for(base_seed: int, sample_id: str) -> int:
@@ -125,11 +149,43 @@ def run(
         benchmarks={benchmark.name: _described(benchmark) for benchmark in benchmarks},
     )
     started_in = store.open_run(root, spec, environment.current())
+    return _do(root, benchmarks, model, settings, part, spec, started_in)
+
+
+def rejudge(root: Path, benchmarks: Sequence[Benchmark], batch_size: int, part: Part) -> list[RunRecord] | None:
+    """Judge the stored predictions of the run in ``root`` again, where the judge of a benchmark is another one.
+
+    ``benchmarks`` are all of the run, with the judges that they shall have. Records as of ``run``; they say what was
+    replaced. Raises BenchError when a prediction is missing, and as ``store.rejudge`` does; nothing has changed then.
+    """
+    stored, _ = store.read_spec(root)
+    spec = replace(stored, benchmarks={benchmark.name: _described(benchmark) for benchmark in benchmarks})
+    for benchmark in benchmarks:
+        predictions = store.read_predictions(root / benchmark.name)
+        missing = [sample.id for sample in _samples(benchmark, spec.limit) if sample.id not in predictions]
+        if missing:
+            raise BenchError(f"{root / benchmark.name} lacks predictions, such as {missing[0]}: finish the run first")
+    started_in = store.rejudge(root, spec, environment.current())
+    settings = Settings(spec.suite, spec.seed, spec.limit, batch_size)
+    return _do(root, benchmarks, None, settings, part, spec, started_in)
+
+
+def _do(
+    root: Path,
+    benchmarks: Sequence[Benchmark],
+    model: Model | None,
+    settings: Settings,
+    part: Part,
+    spec: store.RunSpec,
+    started_in: store.Environment,
+) -> list[RunRecord] | None:
+    """What ``run`` does once the run is opened. Without a model all predictions are stored."""
     samples = {benchmark.name: _samples(benchmark, settings.limit) for benchmark in benchmarks}
     metrics: dict[str, list[Metric]] = {}
     for benchmark in benchmarks:
         folder, own = root / benchmark.name, samples[benchmark.name][part.rank :: part.world]
-        _predict(folder, benchmark, model, own, settings, part)
+        if model is not None:
+            _predict(folder, benchmark, model, own, settings, part)
         _judge(folder, benchmark, own, settings.batch_size, part)
         with suppress(IncompleteError):
             metrics[benchmark.name] = merge(folder, benchmark, samples[benchmark.name])
@@ -218,6 +274,7 @@ def _record(
     # Not benchmark.describe(): rescoring needs no judge, and what saw the predictions is what the spec says.
     described = dict(spec.benchmarks[benchmark.name])
     del described["version"], described["profile"]
+    rejudged = {"rejudged": list(started_in.rejudged)} if started_in.rejudged else {}
     return RunRecord(
         benchmark=benchmark.name,
         version=benchmark.version,
@@ -228,7 +285,7 @@ def _record(
         data=described.pop("data", {}),
         seed=spec.seed,
         settings={**described, "limit": spec.limit},
-        code={**started_in.code, "scored_by": environment.code()},
+        code={**started_in.code, "scored_by": environment.code(), **rejudged},
         packages=started_in.packages,
         hardware=started_in.hardware,
         metrics=tuple(metrics),
@@ -252,22 +309,37 @@ def _predict(
     with store.Shard(store.shard_path(folder, Prediction, part.rank)) as shard:
         stored = store.read_predictions(folder)
         pending = [sample for sample in own if sample.id not in stored or stored[sample.id].error is not None]
-        with _progress(f"{benchmark.name}: predict", len(own), len(pending), part) as advance:
+        if isinstance(benchmark, LongestFirst):
+            pending = benchmark.longest_first(pending)
+        with (
+            _ahead(benchmark, model, pending, settings.workers),
+            _progress(f"{benchmark.name}: predict", len(own), len(pending), part) as advance,
+        ):
             for batch in _batches(pending, settings.batch_size):
-                seeds = [seed_for(settings.seed, sample.id) for sample in batch]
-                start = time.perf_counter()
-                if benchmark.task == "generate":
-                    results: Sequence[object] = cast(Generator, model).generate(batch, seeds)
-                else:
-                    results = cast(Answerer, model).answer(batch, seeds)
-                seconds = (time.perf_counter() - start) / len(batch)
-                shard.append(
-                    [
-                        _prediction(folder, Prediction(sample.id, seed, seconds), result)
-                        for sample, seed, result in zip(batch, seeds, results, strict=True)
-                    ]
-                )
+                shard.append(_predictions(folder, benchmark, model, batch, settings.seed))
                 advance(len(batch))
+
+
+def _ahead(benchmark: Benchmark, model: Model, samples: Sequence[Sample], workers: int) -> AbstractContextManager[None]:
+    if benchmark.task == "answer" and samples and isinstance(model, ReadsAhead):
+        return model.ahead(samples, workers)
+    return nullcontext()
+
+
+def _predictions(
+    folder: Path, benchmark: Benchmark, model: Model, batch: Sequence[Sample], seed: int
+) -> list[Prediction]:
+    seeds = [seed_for(seed, sample.id) for sample in batch]
+    start = time.perf_counter()
+    if benchmark.task == "generate":
+        results: Sequence[object] = cast(Generator, model).generate(batch, seeds)
+    else:
+        results = cast(Answerer, model).answer(batch, seeds)
+    seconds = (time.perf_counter() - start) / len(batch)
+    return [
+        _prediction(folder, Prediction(sample.id, own_seed, seconds), result)
+        for sample, own_seed, result in zip(batch, seeds, results, strict=True)
+    ]
 
 
 def _prediction(folder: Path, blank: Prediction, result: object) -> Prediction:
@@ -312,6 +384,8 @@ def _judge(folder: Path, benchmark: Benchmark, own: Sequence[Sample], batch_size
         predictions, stored = store.read_predictions(folder), store.read_verdicts(folder)
         usable = [sample for sample in own if predictions[sample.id].error is None]
         pending = [sample for sample in usable if sample.id not in stored or stored[sample.id].error is not None]
+        if isinstance(benchmark, JudgesMany):
+            batch_size = max(batch_size, benchmark.judged_together)
         with _progress(f"{benchmark.name}: judge", len(usable), len(pending), part) as advance:
             for batch in _batches(pending, batch_size):
                 shard.append(_verdicts(benchmark, batch, [predictions[sample.id] for sample in batch], folder))

@@ -10,9 +10,10 @@ import fcntl
 import json
 import os
 import uuid
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -37,12 +38,17 @@ class RunSpec:
 
 @dataclass(frozen=True)
 class Environment:
-    """Where and with what a run was started. Recorded, not compared: another machine may finish the run."""
+    """Where and with what a run was started. Recorded, not compared: another machine may finish the run.
+
+    ``rejudged`` has an entry for each time that judges were replaced: when, by which code, and the judge of each
+    benchmark before.
+    """
 
     started: str
     code: Mapping[str, Json]
     packages: Mapping[str, str]
     hardware: Mapping[str, Json]
+    rejudged: tuple[Mapping[str, Json], ...] = ()
 
 
 def open_run(root: Path, spec: RunSpec, environment: Environment) -> Environment:
@@ -56,6 +62,59 @@ def open_run(root: Path, spec: RunSpec, environment: Environment) -> Environment
     if not started:
         _create(path, _document({**asdict(spec), "environment": asdict(environment)}))
     stored, started_in = read_spec(root)
+    _check_same(root, stored, spec)
+    return started_in
+
+
+def rejudge(root: Path, spec: RunSpec, environment: Environment) -> Environment:
+    """Put the judges of ``spec`` in place of those that the run in ``root`` has; returns its environment.
+
+    Predictions stay. Where a benchmark's judge is another one, its verdicts are kept aside under ``verdicts-N``, and
+    the run is not complete until the new judge has seen everything. Several processes may do this at once. Raises
+    BenchError when more than the judges differs, and while a process that knows the old judge writes.
+    """
+    with _exclusive(root / ".lock"):
+        stored, started_in = read_spec(root)
+        _check_same(root, _without_judges(stored), _without_judges(spec))
+        before = {
+            name: stored.benchmarks[name].get("judge")
+            for name, described in json.loads(_document(spec.benchmarks)).items()
+            if described.get("judge") != stored.benchmarks[name].get("judge")
+        }
+        if not before:
+            return started_in
+        for path in sorted(root.glob("*/*/rank*.jsonl")):
+            Shard(path).close()  # nobody else has it open
+        # In this order a run that is stopped in between is one under the old judge without verdicts.
+        with _disk("write", root / "run.json"):
+            (root / "run.json").unlink(missing_ok=True)
+        for name in before:
+            _set_aside(_shards(root / name, Verdict))
+        entry = {"started": environment.started, "code": environment.code, "judges_before": before}
+        started_in = replace(started_in, rejudged=(*started_in.rejudged, entry))
+        _replace(root / "spec.json", _document({**asdict(spec), "environment": asdict(started_in)}))
+        return started_in
+
+
+def _without_judges(spec: RunSpec) -> RunSpec:
+    return replace(
+        spec,
+        benchmarks={
+            name: {key: value for key, value in described.items() if key != "judge"}
+            for name, described in spec.benchmarks.items()
+        },
+    )
+
+
+def _set_aside(folder: Path) -> None:
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}-{number}")).exists():
+        number += 1
+    with _disk("write", folder), suppress(FileNotFoundError):  # no verdicts yet
+        folder.rename(aside)
+
+
+def _check_same(root: Path, stored: RunSpec, spec: RunSpec) -> None:
     difference = _difference(asdict(stored), json.loads(_document(asdict(spec))))
     if difference is not None:
         field, there, here = difference
@@ -63,7 +122,6 @@ def open_run(root: Path, spec: RunSpec, environment: Environment) -> Environment
             f"{root} holds another run: {field} is {_brief(there)} there and {_brief(here)} here; "
             "give the same options or another --out"
         )
-    return started_in
 
 
 def read_spec(root: Path) -> tuple[RunSpec, Environment]:
@@ -73,7 +131,8 @@ def read_spec(root: Path) -> tuple[RunSpec, Environment]:
         data = path.read_bytes()
     try:
         content = json.loads(data)
-        environment = Environment(**content.pop("environment"))
+        stored = content.pop("environment")
+        environment = Environment(**{**stored, "rejudged": tuple(stored.get("rejudged", ()))})
         return RunSpec(**content), environment
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise BenchError(f"{path} is not the spec of a run ({error}); use another --out") from error
@@ -94,6 +153,19 @@ def _brief(value: Json) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+#: The open shards of this process.
+_OPEN: weakref.WeakSet[Shard] = weakref.WeakSet()
+
+
+def _close_in_child() -> None:
+    """A lock lives as long as any copy of its file is open, and a forked worker may outlive a killed process."""
+    for shard in _OPEN:
+        shard.close()
+
+
+os.register_at_fork(after_in_child=_close_in_child)
+
+
 class Shard:
     """The one writer of one append-only JSONL file.
 
@@ -111,6 +183,7 @@ class Shard:
         except BenchError:
             self._file.close()
             raise
+        _OPEN.add(self)
 
     def _lock(self) -> None:
         try:
@@ -140,13 +213,16 @@ class Shard:
             self._file.close()  # what follows a torn line would be lost with it, so nothing may follow
             raise
 
+    def close(self) -> None:
+        self._file.close()
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        self.close()
 
 
 def shard_path(folder: Path, kind: type[Prediction] | type[Verdict], rank: int) -> Path:
@@ -266,6 +342,17 @@ def _create(path: Path, data: bytes) -> None:
             os.link(temporary, path)
         except FileExistsError:
             return
+
+
+@contextmanager
+def _exclusive(path: Path) -> Iterator[None]:
+    """No other process is in here with the same ``path``."""
+    with _disk("write", path):
+        file = path.open("ab")
+    with file:
+        with _disk("lock", path):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager

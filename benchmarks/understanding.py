@@ -167,6 +167,21 @@ class Understanding(ABC):
         """There is nothing to look at: the reply itself, raw, is the finding."""
         return [Verdict(prediction.id, {"text": self.reply(prediction)}) for prediction in predictions]
 
+    @property
+    def judged_together(self) -> int:
+        """Enough to keep a chat judge busy to the end of a batch; else so many that storing them costs nothing."""
+        judge = self.options.judge
+        return 1024 if judge is None else 4 * judge.concurrency
+
+    def longest_first(self, samples: Sequence[Sample]) -> list[Sample]:
+        """Samples by the pixels of their images, then by the length of their prompts; like sizes are neighbours."""
+
+        def key(sample: Sample) -> tuple[object, ...]:
+            sizes = self.harness.image_sizes(sample.meta["doc_id"])
+            return -sum(width * height for width, height in sizes), sizes, -len(sample.prompt)
+
+        return sorted(samples, key=key)
+
     def reply(self, prediction: Prediction) -> str:
         if prediction.text is None:
             raise JudgeError(f"{prediction.id}: {self.title} needs a text")

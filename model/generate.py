@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, Literal, Protocol
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 from transformers import BatchFeature, GenerationConfig, ProcessorMixin
 
 from model import checkpoint, flow
@@ -30,7 +32,8 @@ from model.eva_clip import EvaClip, normalize
 from model.hub import DECODER_FILES, Located, locate
 
 #: ``exact``: float32, the timesteps that training saw. ``upstream``: the published pipeline's arithmetic: float16
-#: backbone and transformer with whole timesteps, bfloat16 decoder, noise drawn on the device in these dtypes.
+#: backbone and transformer with whole timesteps, bfloat16 decoder, noise drawn on the device in these dtypes; and its
+#: bounds to the sizes of images in questions.
 Profile = Literal["exact", "upstream"]
 
 #: ``auto`` takes a GPU if there is one; of several GPUs, each of a machine's processes takes its own.
@@ -47,6 +50,10 @@ _DTYPES: dict[Profile, tuple[torch.dtype, torch.dtype]] = {
 GROUP = 8
 #: Prompts are padded to a multiple of this many tokens, for the same reason.
 TOKENS = 32
+
+#: The bounds that upstream's model class for lmms-eval (models/blip3o.py) sets to the pixels of a question's image, as
+#: lmms-eval's own for Qwen2.5-VL does. The published processor has 56 * 56 and 28 * 28 * 16384.
+UPSTREAM_PIXELS = {"shortest_edge": 256 * 28 * 28, "longest_edge": 1605632}
 
 RECONSTRUCT = "Please reconstruct the given image."
 #: Upstream squeezes an image to this size before its backbone sees it: 256 image tokens.
@@ -91,6 +98,10 @@ class Asked(Protocol):
     def decoding(self) -> Decoding: ...
 
 
+class UnreadableImageError(Exception):
+    """An image of a question cannot be opened; says why."""
+
+
 class Understanding:
     """Questions about images -> answers, by the backbone's own generate()."""
 
@@ -103,6 +114,7 @@ class Understanding:
         self.processor = processor
         self.profile = profile
         self.together = together
+        self._ahead: Iterator[tuple[Asked, BatchFeature | UnreadableImageError]] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -122,6 +134,21 @@ class Understanding:
             "answers_together": self.together,
         }
 
+    @contextmanager
+    def ahead(self, samples: Sequence[Asked], workers: int = 0) -> Iterator[None]:
+        """Open the images of ``samples`` and cut them into patches while others are answered.
+
+        ``answer`` must be given the same samples in the same order. They are prepared by so many worker processes, or
+        by one thread; about twice ``together`` of them are in memory at a time. The processes are forked, since
+        neither a data set nor a task of lmms-eval goes through pickle, and hand their tensors over in /dev/shm.
+        """
+        prepared = self._in_workers(samples, workers) if workers else self._in_thread(samples)
+        self._ahead = zip(samples, prepared, strict=True)
+        try:
+            yield
+        finally:
+            self._ahead = None
+
     @_one_thread()
     @torch.inference_mode()
     def answer(self, samples: Sequence[Asked], seeds: Sequence[int]) -> list[str | Exception]:
@@ -129,39 +156,72 @@ class Understanding:
 
         Greedy at temperature 0; otherwise sampled with the sample's own seed, one at a time. Greedy questions whose
         images have the same sizes go through the model in groups of exactly ``together`` (the last one is filled up),
-        padded by their own length: so a reply does not depend on the batch. Images are opened and cut into patches in
-        a thread, ahead of the model.
+        padded by their own length: so a reply does not depend on the batch.
         """
         replies: dict[int, str | Exception] = {}
-        inputs: dict[int, BatchFeature] = {}
-        alike: dict[Hashable, list[int]] = {}
-        with ThreadPoolExecutor(max_workers=1) as ahead:
-            for i, prepared in enumerate(ahead.map(self._prepare, samples)):
-                decoding = samples[i].decoding
-                if isinstance(prepared, Exception):
-                    replies[i] = prepared
-                elif self.together == 1 or decoding.temperature > 0:
-                    replies[i] = self._replies([prepared], decoding, seeds[i])[0]
-                else:
-                    inputs[i] = prepared
-                    grids = prepared.get("image_grid_thw")
-                    sizes = () if grids is None else tuple(grids.flatten().tolist())
-                    padded = _rounded_up(prepared["input_ids"].shape[1])
-                    alike.setdefault((padded, sizes, decoding.max_new_tokens, decoding.stop), []).append(i)
-        for indices in alike.values():
-            for start in range(0, len(indices), self.together):
-                members = indices[start : start + self.together]
-                filled = [inputs[members[i % len(members)]] for i in range(self.together)]
-                replies.update(zip(members, self._replies(filled, samples[members[0]].decoding, 0), strict=False))
+        alike: dict[Hashable, list[tuple[int, BatchFeature]]] = {}
+        for i, prepared in enumerate(self._prepared(samples)):
+            decoding = samples[i].decoding
+            if isinstance(prepared, UnreadableImageError):
+                replies[i] = prepared
+            elif self.together == 1 or decoding.temperature > 0:
+                replies[i] = self._replies([prepared], decoding, seeds[i])[0]
+            else:
+                group = alike.setdefault(_shape(prepared, decoding), [])
+                group.append((i, prepared))
+                if len(group) == self.together:
+                    replies.update(self._replies_together(group, decoding))
+                    group.clear()
+        for group in alike.values():
+            if group:
+                replies.update(self._replies_together(group, samples[group[0][0]].decoding))
         return [replies[i] for i in range(len(samples))]
 
-    def _prepare(self, sample: Asked) -> BatchFeature | Exception:
-        try:
-            images = [open_image().convert("RGB") for open_image in sample.images]
-        except Exception as error:  # a decoder may raise anything on a damaged image
-            return error
+    def _prepared(self, samples: Sequence[Asked]) -> Iterator[BatchFeature | UnreadableImageError]:
+        for sample in samples:
+            if self._ahead is None:
+                yield self._prepare(sample)
+                continue
+            announced, prepared = next(self._ahead)
+            if announced is not sample:
+                raise ValueError("within ahead(), answer() must be given the samples that were announced, in order")
+            yield prepared
+
+    def _prepare(self, sample: Asked) -> BatchFeature | UnreadableImageError:
+        images = open_images(sample)
+        if isinstance(images, UnreadableImageError):
+            return images
         text = chat(IMAGE * len(images) + sample.prompt)
         return self.processor(text=[text], images=[images] if images else None, return_tensors="pt")
+
+    def _in_thread(self, samples: Sequence[Asked]) -> Iterator[BatchFeature | UnreadableImageError]:
+        with ThreadPoolExecutor(max_workers=1) as thread:
+            waiting: deque[Future[BatchFeature | UnreadableImageError]] = deque()
+            for sample in samples:
+                waiting.append(thread.submit(self._prepare, sample))
+                if len(waiting) > self.together:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+    def _in_workers(self, samples: Sequence[Asked], workers: int) -> Iterator[BatchFeature | UnreadableImageError]:
+        loader = DataLoader(
+            _Prepared(self._prepare, samples),
+            batch_size=None,
+            num_workers=workers,
+            collate_fn=_same,
+            prefetch_factor=1 + self.together // workers,
+            multiprocessing_context="fork",
+            generator=torch.Generator(),  # not the global one, which sampled replies draw from
+        )
+        return iter(loader)
+
+    def _replies_together(
+        self, group: Sequence[tuple[int, BatchFeature]], decoding: Decoding
+    ) -> Mapping[int, str | Exception]:
+        filled = [group[i % len(group)][1] for i in range(self.together)]
+        replies = self._replies(filled, decoding, 0)
+        return {i: reply for (i, _), reply in zip(group, replies, strict=False)}
 
     def _replies(self, inputs: Sequence[BatchFeature], decoding: Decoding, seed: int) -> list[str]:
         sampled = decoding.temperature > 0
@@ -181,6 +241,39 @@ class Understanding:
         for stop in decoding.stop:
             texts = [text.split(stop)[0] for text in texts]
         return texts
+
+
+def open_images(sample: Asked) -> list[Image.Image] | UnreadableImageError:
+    """The images of a question, RGB."""
+    try:
+        return [open_image().convert("RGB") for open_image in sample.images]
+    except Exception as error:  # a decoder may raise anything on a damaged image, and what pickle cannot carry
+        return UnreadableImageError(f"{type(error).__name__}: {error}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Prepared(Dataset[BatchFeature | UnreadableImageError]):
+    """What worker processes are asked for, by position."""
+
+    prepare: Callable[[Asked], BatchFeature | UnreadableImageError]
+    samples: Sequence[Asked]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> BatchFeature | UnreadableImageError:
+        return self.prepare(self.samples[index])
+
+
+def _same(item: BatchFeature) -> BatchFeature:
+    return item
+
+
+def _shape(inputs: BatchFeature, decoding: Decoding) -> Hashable:
+    """What questions must have in common to go through the model together."""
+    grids = inputs.get("image_grid_thw")
+    sizes = () if grids is None else tuple(grids.flatten().tolist())
+    return _rounded_up(inputs["input_ids"].shape[1]), sizes, decoding.max_new_tokens, decoding.stop
 
 
 def _collate(inputs: Sequence[BatchFeature], padding: int) -> BatchFeature:
@@ -399,7 +492,7 @@ def load_answerer(spec: str, profile: Profile = "exact", device: Device = "cpu",
     It answers ``together`` questions at once. Raises CheckpointError, which names what is missing or does not fit.
     """
     source = locate(spec, without=DECODER_FILES)
-    model, processor = checkpoint.load_blip3o(source.folder, _DTYPES[profile][0], _place(device))
+    model, processor = _load_blip3o(source, profile, _place(device))
     return Understanding(source, model, processor, profile, together)
 
 
@@ -412,9 +505,9 @@ def load(
     at once. Raises CheckpointError, which names what is missing or does not fit.
     """
     source = locate(spec)
-    dtype, decoder_dtype = _DTYPES[profile]
+    decoder_dtype = _DTYPES[profile][1]
     place = _place(device)
-    model, processor = checkpoint.load_blip3o(source.folder, dtype, place)
+    model, processor = _load_blip3o(source, profile, place)
     config, sampling = checkpoint.read_config(source.folder)
     decoder: Decoder | AutoencoderKL
     if config.design == "vae_flow":
@@ -422,6 +515,13 @@ def load(
     else:
         decoder = checkpoint.load_decoder(source.folder, decoder_dtype, place)
     return Unified(source, model, processor, decoder, sampling, profile, group, together)
+
+
+def _load_blip3o(source: Located, profile: Profile, place: torch.device) -> tuple[Blip3o, ProcessorMixin]:
+    model, processor = checkpoint.load_blip3o(source.folder, _DTYPES[profile][0], place)
+    if profile == "upstream" and checkpoint.layout(source.folder) == "published":
+        processor.image_processor.size = UPSTREAM_PIXELS
+    return model, processor
 
 
 def _place(device: Device) -> torch.device:

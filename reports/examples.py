@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 Outcome = Literal["right", "wrong", "not scored"]
 
-#: How many examples of each outcome a stratum shows.
-PER_STRATUM: Mapping[Outcome, int] = {"right": 2, "wrong": 2, "not scored": 1}
+#: How many examples of each outcome a category shows at most, failures first, and how many a benchmark's categories
+#: share: a page must open on a phone. Every category shows one of each outcome that it has.
+PER_CATEGORY: Mapping[Outcome, int] = {"wrong": 6, "not scored": 2, "right": 2}
+PER_BENCHMARK: Mapping[Outcome, int] = {"wrong": 36, "not scored": 12, "right": 12}
 #: Longest side of an embedded image in pixels; a page of 1024-pixel PNGs would not open on a phone.
 LONGEST_SIDE = 512
 
@@ -47,9 +49,14 @@ class Picture:
 
 @dataclass(frozen=True)
 class Example:
-    """One prediction as it is shown. What is not known is None."""
+    """One prediction as it is shown. What is not known is None.
+
+    ``questions`` are those that the judge was asked about the prediction, each with its replies; ``judged`` is what a
+    judge wrote about it.
+    """
 
     id: str
+    category: str
     outcome: Outcome
     value: float | None
     reason: str
@@ -57,6 +64,8 @@ class Example:
     reply: str | None
     gold: str | None
     error: str | None
+    questions: tuple[tuple[str, str], ...]
+    judged: str | None
     pictures: tuple[Picture, ...]
 
 
@@ -67,20 +76,19 @@ def outcome(score: Score) -> Outcome:
     return "right" if score.value >= 0.5 else "wrong"
 
 
-def choose(scores: Sequence[Score], seed: int) -> dict[str, list[Score]]:
-    """Some scores of every stratum, of distinct groups within an outcome; the same for the same scores and seed."""
-    strata: dict[str, list[Score]] = {}
+def choose(scores: Sequence[Score], seed: int) -> list[Score]:
+    """Some scores of every category, of distinct groups within an outcome; the same for the same scores and seed."""
+    categories: dict[str, list[Score]] = {}
     for score in scores:
-        strata.setdefault(score.stratum, []).append(score)
-    return {stratum: _choose(members, random.Random(f"{seed}/{stratum}")) for stratum, members in strata.items()}
-
-
-def _choose(scores: Sequence[Score], rng: random.Random) -> list[Score]:
+        categories.setdefault(score.stratum, []).append(score)
     chosen: list[Score] = []
-    for kind, count in PER_STRATUM.items():
-        candidates = [score for score in scores if outcome(score) == kind]
-        distinct = {score.group: score for score in rng.sample(candidates, len(candidates))}
-        chosen.extend(list(distinct.values())[:count])
+    for category, members in categories.items():
+        rng = random.Random(f"{seed}/{category}")
+        for kind, most in PER_CATEGORY.items():
+            candidates = [score for score in members if outcome(score) == kind]
+            distinct = {score.group: score for score in rng.sample(candidates, len(candidates))}
+            count = max(1, min(most, PER_BENCHMARK[kind] // len(categories)))
+            chosen.extend(list(distinct.values())[:count])
     return chosen
 
 
@@ -96,6 +104,7 @@ def example(
     gold = sample.meta.get("answer") if sample else None
     return Example(
         id=score.id,
+        category=score.stratum,
         outcome=outcome(score),
         value=score.value,
         reason=score.reason,
@@ -103,6 +112,8 @@ def example(
         reply=prediction.text if prediction else None,
         gold=None if gold is None else str(gold),
         error=errors[0] if errors else None,
+        questions=questions(finding),
+        judged=judged(finding),
         pictures=tuple(pictures),
     )
 
@@ -116,6 +127,25 @@ def boxes(finding: Json) -> tuple[Box, ...]:
         for kind, (name, found) in enumerate(finding["boxes"].items())
         for left, top, right, bottom, score in found
     )
+
+
+def questions(finding: Json) -> tuple[tuple[str, str], ...]:
+    """The questions of any finding of the form ``{"crops": [{question: reply, ...}, ...]}``, each with its replies."""
+    if not isinstance(finding, dict) or "crops" not in finding:
+        return ()
+    replies: dict[str, list[str]] = {}
+    for crop in finding["crops"]:
+        for question, reply in crop.items():
+            replies.setdefault(question, []).append(str(reply))
+    return tuple((question, ", ".join(told)) for question, told in replies.items())
+
+
+def judged(finding: Json) -> str | None:
+    """What a judge wrote about one prediction: ``reply``, or ``judge``'s replies one below the other."""
+    if not isinstance(finding, dict):
+        return None
+    told = finding.get("reply", finding.get("judge"))
+    return "\n".join(map(str, told)) if isinstance(told, list) else told
 
 
 def picture(image: Image.Image, found: tuple[Box, ...]) -> Picture:

@@ -1,17 +1,30 @@
-"""A stored run as a terminal table, as JSON, and as one self-contained page."""
+"""A stored run as one self-contained page."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
 
 from benchmarks.store import read_predictions, read_records, read_scores, read_verdicts
 from benchmarks.types import BenchError, Json, Metric, RunRecord, Sample
-from reports.examples import Example, choose, example
+from reports import plots
+from reports.examples import PER_CATEGORY, Example, Outcome, choose, example, outcome
+from reports.page import page
+from reports.published import GENERATION, PAPER, UNDERSTANDING, Comparison, published
+from reports.runs import headline
+from reports.tables import comparison_table, interval, judge_accuracy, label, leaves, number, suite_notes
 
-TOY_NOTE = "suite: toy (the embedded shapes world; not comparable with published scores)"
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: (key, value) by part, everything that a record says about how its numbers were made.
+Provenance = Mapping[str, Sequence[tuple[str, str]]]
 
 
 def load_records(run: Path) -> list[RunRecord]:
@@ -21,110 +34,43 @@ def load_records(run: Path) -> list[RunRecord]:
     return read_records(run)
 
 
-def to_json(records: Sequence[RunRecord]) -> str:
-    """The records in the form of run.json."""
-    return json.dumps({"records": [asdict(record) for record in records]}, indent=1, sort_keys=True, allow_nan=False)
-
-
-def table(records: Sequence[RunRecord]) -> str:
-    """One line per metric, for a terminal; a toy run is preceded by its name and followed by its judges' accuracy."""
-    rows = [("benchmark", "metric", "score", "95 % interval", "n", "missing", "chance", "profile")]
-    for record in records:
-        for metric in record.metrics:
-            rows.append(
-                (
-                    record.benchmark,
-                    metric.name + _arrow(metric),
-                    number(metric.value, metric.unit),
-                    interval(metric),
-                    str(metric.n),
-                    str(metric.missing),
-                    number(metric.chance, metric.unit),
-                    record.profile,
-                )
-            )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    right = {2, 4, 5, 6}
-    lines = [
-        "  ".join(
-            cell.rjust(width) if column in right else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    lines[:0] = [TOY_NOTE if suite == "toy" else f"suite: {suite}" for suite in _suites(records)]
-    lines += [
-        f"judge of {record.benchmark}, held out: {text}" for record in records if (text := judge_accuracy(record))
-    ]
-    return "\n".join(lines)
-
-
-def html(run: Path, samples: Mapping[str, Sequence[Sample]] | None = None) -> str:
-    """One page that needs no other file: numbers, interval plot, examples with the judge's boxes, provenance.
+def html(
+    run: Path, samples: Mapping[str, Sequence[Sample]] | None = None, comparisons: Sequence[Comparison] = ()
+) -> str:
+    """One page that needs no other file: numbers, charts, examples with what the judge saw, provenance.
 
     ``samples``, by benchmark, give the examples their prompts, gold answers and input images, which a run does
-    not store; only images of samples that are shown are opened. Raises BenchError when the run is not complete.
+    not store; only images of samples that are shown are opened. ``comparisons`` put published numbers beside the
+    measured ones. Raises BenchError when the run is not complete.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     records = load_records(run)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2").render(
-        name=run.resolve().name,
-        suites=_suites(records),
-        toy_note=TOY_NOTE,
-        sections=[_section(run, record, (samples or {}).get(record.benchmark, ())) for record in records],
-    )
-
-
-def number(value: float | None, unit: str) -> str:
-    """Three decimals for fractions, two for other units, a dash for what is not known."""
-    if value is None:
-        return "-"
-    return f"{value:.3f}" if unit == "fraction" else f"{value:.2f}"
-
-
-def interval(metric: Metric) -> str:
-    if metric.low is None or metric.high is None:
-        return "-"
-    return f"{number(metric.low, metric.unit)} to {number(metric.high, metric.unit)}"
-
-
-def judge_accuracy(record: RunRecord) -> str:
-    """Every number below a key ``held_out`` of the record's judge, named by the keys around it; or ``""``."""
-    return ", ".join(
-        f"{' '.join(key for key in path if key != 'held_out')} {value:.4g}".strip()
-        for path, value in _leaves(record.judge)
-        if "held_out" in path and isinstance(value, int | float)
+    strips = published_figure(comparisons)
+    return page(
+        "report.html.j2",
+        {
+            "name": run.resolve().name,
+            "notes": suite_notes(records),
+            "comparisons": comparison_table(comparisons),
+            "strips": Markup(plots.embed(strips, "measured scores beside published ones")) if strips else None,
+            "sections": [_section(run, record, (samples or {}).get(record.benchmark, ())) for record in records],
+            "environment": _environment(records),
+        },
     )
 
 
-def _leaves(value: Json, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Json]]:
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _leaves(inner, (*path, key))
-    else:
-        yield path, value
-
-
-def _suites(records: Sequence[RunRecord]) -> list[str]:
-    return list(dict.fromkeys(record.suite for record in records))
-
-
-def _arrow(metric: Metric) -> str:
-    return "" if metric.higher_is_better else " (lower is better)"
+def published_figure(comparisons: Sequence[Comparison]) -> Figure | None:
+    """The paper's columns with every model of its tables, where something measured stands beside them; else None."""
+    shown = [
+        one for one in comparisons if one.measured is not None and one.published.column in (*UNDERSTANDING, *GENERATION)
+    ]
+    if not shown:
+        return None
+    return plots.beside_published(shown, [value for value in published() if value.source.startswith(PAPER)])
 
 
 @dataclass(frozen=True)
 class Row:
-    """A metric as a line of numbers and as a strip of the interval plot; positions are percent of the axis."""
+    """A metric as it is printed."""
 
     name: str
     score: str
@@ -132,89 +78,94 @@ class Row:
     n: int
     missing: int
     chance: str
-    at: float | None
-    low: float | None
-    high: float | None
-    chance_at: float | None
-
-
-@dataclass(frozen=True)
-class Axis:
-    """The metrics of one unit, which share an axis from 0 to ``end``."""
-
     unit: str
-    end: str
-    rows: tuple[Row, ...]
 
 
 @dataclass(frozen=True)
 class Section:
-    """One benchmark of the page."""
+    """One benchmark of the page; ``counts`` are the examples that are shown and that there are, by outcome."""
 
     record: RunRecord
-    axes: tuple[Axis, ...]
+    headline: tuple[Row, ...]
+    rows: tuple[Row, ...]
+    charts: tuple[Markup, ...]
     judge_accuracy: str
-    strata: Mapping[str, Sequence[Example]]
-    provenance: Mapping[str, Sequence[tuple[str, str]]]
+    examples: tuple[Example, ...]
+    counts: Mapping[Outcome, tuple[int, int]]
+    categories: tuple[str, ...]
+    provenance: Provenance
 
 
 def _section(run: Path, record: RunRecord, samples: Sequence[Sample]) -> Section:
     folder = run / record.benchmark
-    predictions, verdicts = read_predictions(folder), read_verdicts(folder)
+    predictions, verdicts, scores = read_predictions(folder), read_verdicts(folder), read_scores(folder)
     asked = {sample.id: sample for sample in samples}
-    strata = {
-        stratum: [
+    chosen = choose(scores, record.seed)
+    shown, total = Counter(map(outcome, chosen)), Counter(map(outcome, scores))
+    return Section(
+        record=record,
+        headline=tuple(map(_row, headline(record))),
+        rows=tuple(map(_row, record.metrics)),
+        charts=tuple(
+            Markup(plots.embed(plots.bars(metrics), f"scores and intervals of {record.benchmark}, {name}"))
+            for name, metrics in _charts(record).items()
+        ),
+        judge_accuracy=judge_accuracy(record),
+        examples=tuple(
             example(score, predictions.get(score.id), verdicts.get(score.id), asked.get(score.id), folder)
-            for score in scores
-        ]
-        for stratum, scores in choose(read_scores(folder), record.seed).items()
-    }
-    units = dict.fromkeys(metric.unit for metric in record.metrics)
-    axes = tuple(_axis(unit, [metric for metric in record.metrics if metric.unit == unit]) for unit in units)
-    return Section(record, axes, judge_accuracy(record), strata, _provenance(record))
-
-
-def _axis(unit: str, metrics: Sequence[Metric]) -> Axis:
-    shown = [x for m in metrics for x in (m.value, m.high, m.chance) if x is not None]
-    end = 1.0 if unit == "fraction" or not shown else 1.05 * max(shown)
-
-    def at(x: float | None) -> float | None:
-        return None if x is None else round(100 * x / end, 3)
-
-    rows = tuple(
-        Row(
-            name=m.name + _arrow(m),
-            score=number(m.value, unit),
-            interval=interval(m),
-            n=m.n,
-            missing=m.missing,
-            chance=number(m.chance, unit),
-            at=at(m.value),
-            low=at(m.low),
-            high=at(m.high),
-            chance_at=at(m.chance),
-        )
-        for m in metrics
+            for score in chosen
+        ),
+        counts={kind: (shown[kind], total[kind]) for kind in PER_CATEGORY if total[kind]},
+        categories=tuple(dict.fromkeys(score.stratum for score in chosen)),
+        provenance=_told(
+            {
+                "run": {
+                    "version": record.version,
+                    "profile": record.profile,
+                    "suite": record.suite,
+                    "seed": record.seed,
+                },
+                "judge": record.judge,
+                "data": record.data,
+                "settings": record.settings,
+            }
+        ),
     )
-    return Axis(unit, f"{end:.4g}", rows)
 
 
-def _provenance(record: RunRecord) -> dict[str, list[tuple[str, str]]]:
-    """Everything the record says about how its numbers were made, as (key, value) by part."""
-    parts: Mapping[str, Mapping[str, Json]] = {
-        "run": {"version": record.version, "profile": record.profile, "suite": record.suite, "seed": record.seed},
-        "model": record.model,
-        "judge": record.judge,
-        "data": record.data,
-        "settings": record.settings,
-        "code": record.code,
-        "packages": record.packages,
-        "hardware": record.hardware,
-    }
+def _row(metric: Metric) -> Row:
+    return Row(
+        name=label(metric),
+        score=number(metric.value, metric.unit),
+        interval=interval(metric),
+        n=metric.n,
+        missing=metric.missing,
+        chance=number(metric.chance, metric.unit),
+        unit=metric.unit,
+    )
+
+
+def _charts(record: RunRecord) -> dict[str, list[Metric]]:
+    """The metrics by chart: those of one unit share an axis, but parts (``name.part``) have one beside their whole.
+
+    MME's categories go to 200 points and their sum to 2000; DPG-Bench's other profile is such a part.
+    """
+    charts: dict[str, list[Metric]] = {}
+    for metric in record.metrics:
+        whole, _, part = metric.name.partition(".")
+        charts.setdefault(f"parts of {whole}" if part else metric.unit, []).append(metric)
+    return charts
+
+
+def _environment(records: Sequence[RunRecord]) -> Provenance:
+    """What all records of a run share."""
+    first = records[0]
+    return _told({"model": first.model, "code": first.code, "packages": first.packages, "hardware": first.hardware})
+
+
+def _told(parts: Mapping[str, Mapping[str, Json]]) -> Provenance:
     return {
-        part: [
-            (".".join(path), value if isinstance(value, str) else json.dumps(value)) for path, value in _leaves(told)
-        ]
+        part: [(".".join(path), value if isinstance(value, str) else json.dumps(value)) for path, value in leaves(told)]
         for part, told in parts.items()
         if told
     }

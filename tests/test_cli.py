@@ -33,7 +33,7 @@ def generator(monkeypatch: pytest.MonkeyPatch) -> FakeGenerator:
         monkeypatch.setitem(catalog.BENCHMARKS, (suite, "fake"), lambda data: FakeBenchmark())
         monkeypatch.setitem(catalog.BENCHMARKS, (suite, "questions"), lambda data: questions())
         monkeypatch.setitem(catalog.SUITES, suite, ("fake", "questions"))
-    monkeypatch.setattr(blip3o_bench, "load_model", lambda spec, profile, device, together: model)
+    monkeypatch.setattr(blip3o_bench, "load_model", lambda spec, running: model)
     return model
 
 
@@ -56,8 +56,8 @@ def test_help_needs_neither_torch_nor_numpy() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run", "nothing"], "unknown benchmark 'nothing' in the suite toy: choose among geneval, vqav2, mmbench"),
-        (["run", "--model", "gpt"], "unknown model 'gpt': choose toy, oracle, blank, folder:DIR or the path of"),
+        (["run", "nothing"], "unknown benchmark 'nothing' in the suite toy: choose among geneval, dpg, wise, mjhq, vqav2"),
+        (["run", "--model", "gpt"], "unknown model 'gpt': choose toy, oracle, blank, folder:DIR, diffusers:NAME or"),
         (["run", "--suite", "large"], "Invalid value for '--suite': 'large' is not one of 'toy', 'paper'"),
         (["run", "--limit", "0"], "Invalid value for '--limit': 0 is not in the range x>=1"),
         (["run", "--rescore", "--out", "nowhere"], "cannot read nowhere/spec.json: No such file or directory"),
@@ -137,21 +137,24 @@ def test_profile_and_judge_reach_the_benchmark(
 
     def factory(data: catalog.Data) -> FakeBenchmark:
         seen.append(data)
-        return FakeBenchmark(profile=data.profile)
+        return FakeBenchmark(profile=data.profiles.understanding)
 
     monkeypatch.setitem(catalog.BENCHMARKS, ("toy", "fake"), factory)
     (tmp_path / "replies.jsonl").write_text('{"key": "a", "text": "1"}\n')
     replay = f"replay:{tmp_path / 'replies.jsonl'}"
-    options = ("--profile", "blip3o-0.3.0", "--judge", replay, "--judge-runs", 3)
+    options = ("--profile", "blip3o-0.3.0", "--profile", "wise-own", "--judge", replay, "--judge-runs", 3)
     assert call("run", "fake", "--out", tmp_path / "run", *options).exit_code == 0
-    assert (seen[0].profile, seen[0].judge_runs) == ("blip3o-0.3.0", 3)
+    assert seen[0].profiles == catalog.Profiles("blip3o-0.3.0", "dpg-official", "wise-own")
+    assert seen[0].judge_runs == 3
     assert seen[0].judge == Replay(tmp_path / "replies.jsonl")
     # A stored run is scored again and reported under its own profile.
     for command in (["run", "--rescore", "--out"], ["export", "--out", tmp_path / "official"]):
         assert call(*command, tmp_path / "run").exit_code == 0
-    assert [data.profile for data in seen[1:]] == ["blip3o-0.3.0"] * 2
+    assert [data.profiles.understanding for data in seen[1:]] == ["blip3o-0.3.0"] * 2
     call("run", "--rescore", "--profile", "lmms-0.7.3", "--out", tmp_path / "run")
-    assert seen[-1].profile == "lmms-0.7.3"
+    assert seen[-1].profiles.understanding == "lmms-0.7.3"
+    two = call("run", "fake", "--profile", "dpg-official", "--profile", "dpg-corrected", "--out", tmp_path / "other")
+    assert (two.exit_code, "choose one" in two.stderr) == (2, True)
 
 
 def test_rescore_needs_no_model(tmp_path: Path, generator: FakeGenerator, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,8 @@ from click.testing import CliRunner, Result
 
 import blip3o_bench
 from benchmarks import geneval, runner, store
-from benchmarks.geneval import FolderImages, GenEval
+from benchmarks.folder import FolderImages
+from benchmarks.geneval import GenEval
 from benchmarks.judges.color import ColorClassifier
 from benchmarks.judges.detector import Detector, DetectorSpec
 from benchmarks.runner import Part, Settings

@@ -76,4 +76,16 @@ def test_wheel_needs_no_torch_without_extras(wheel: zipfile.ZipFile) -> None:
     lines = wheel.read(metadata).decode().splitlines()
     needs = [Requirement(line.removeprefix("Requires-Dist: ")) for line in lines if line.startswith("Requires-Dist: ")]
     base = {need.name for need in needs if need.marker is None}
-    assert base == {"click", "jinja2", "numpy", "pandas", "pillow", "scipy", "tqdm"}
+    assert base == {
+        "click",
+        "jinja2",
+        "krippendorff",
+        "markupsafe",
+        "matplotlib",
+        "numpy",
+        "pandas",
+        "pillow",
+        "scipy",
+        "statsmodels",
+        "tqdm",
+    }

@@ -1,22 +1,25 @@
-"""Judges that answer a text prompt: an OpenAI-compatible server, a local transformers model, a file of replies.
+"""Judges that answer a prompt, about images too: an OpenAI-compatible server, a local model, a file of replies.
 
 A reply is text; what it is worth is the benchmark's rule. A question that gets no usable reply raises JudgeError.
 """
 
 from __future__ import annotations
 
+import base64
 import errno
 import fcntl
 import hashlib
+import io
 import json
+import math
 import os
 import socket
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from io import FileIO
 
     import openai
+    from PIL import Image, ImageFile
 
 #: Environment variable with the server's key. Servers of one's own, such as vLLM, take any.
 KEY_VARIABLE = "OPENAI_API_KEY"
@@ -59,7 +63,7 @@ class Question:
 
 
 class Chat(Protocol):
-    """Something that answers prompts. ``concurrency`` is how many ``ask`` may run at once, in threads."""
+    """Something that answers prompts of text. ``concurrency`` is how many ``ask`` may run at once, in threads."""
 
     @property
     def concurrency(self) -> int: ...
@@ -75,25 +79,105 @@ class Chat(Protocol):
         """
 
 
+class ImageChat(Protocol):
+    """A ``Chat`` that looks at images too."""
+
+    @property
+    def concurrency(self) -> int: ...
+
+    def describe(self) -> Mapping[str, Json]: ...
+
+    def ask(
+        self,
+        prompt: str,
+        *,
+        temperature: float,
+        max_tokens: int,
+        key: str,
+        images: Sequence[bytes] = (),
+        system: str | None = None,
+        thinking: bool | None = None,
+    ) -> ChatReply:
+        """As ``Chat.ask``, about ``images``: files of PNG, JPEG or another format that the judge reads.
+
+        They stand behind the prompt. ``system`` is the system message. ``thinking`` is the chat template's
+        ``enable_thinking``, as Qwen3 has it; None leaves that to the template.
+        """
+
+
 def ask_many(chat: Chat, questions: Sequence[Question]) -> list[ChatReply | JudgeError]:
-    """Ask as many at once as ``chat`` allows: one reply per question in their order, or why there is none.
+    """Ask as many at once as ``chat`` allows, as ``at_once`` does."""
+    asks = [
+        partial(chat.ask, one.prompt, temperature=one.temperature, max_tokens=one.max_tokens, key=one.key)
+        for one in questions
+    ]
+    return at_once(asks, chat.concurrency)
+
+
+def at_once(asks: Sequence[Callable[[], ChatReply]], concurrency: int) -> list[ChatReply | JudgeError]:
+    """The replies in the order of ``asks``, called in ``concurrency`` threads; a JudgeError stands for its reply.
 
     A BenchError goes through once the questions under way are answered; those that wait are not asked.
     """
 
-    def answer(question: Question) -> ChatReply | JudgeError:
+    def answer(ask: Callable[[], ChatReply]) -> ChatReply | JudgeError:
         try:
-            return chat.ask(
-                question.prompt,
-                temperature=question.temperature,
-                max_tokens=question.max_tokens,
-                key=question.key,
-            )
+            return ask()
         except JudgeError as error:
             return error
 
-    with ThreadPoolExecutor(chat.concurrency) as pool:
-        return list(pool.map(answer, questions))  # at an error, map cancels what has not begun
+    with ThreadPoolExecutor(concurrency) as pool:
+        return list(pool.map(answer, asks))  # at an error, map cancels what has not begun
+
+
+def messages(prompt: str, system: str | None = None, images: Sequence[str] = ()) -> list[Json]:
+    """The messages of a chat completion; ``images`` are URLs."""
+    pictures = [{"type": "image_url", "image_url": {"url": url}} for url in images]
+    user = {"role": "user", "content": [{"type": "text", "text": prompt}, *pictures] if pictures else prompt}
+    return [user] if system is None else [{"role": "system", "content": system}, user]
+
+
+def data_url(image: bytes) -> str:
+    """An image file as a URL that holds it, of the type that it is. Raises JudgeError for what is no image."""
+    return f"data:{_header(image)[0]};base64,{base64.b64encode(image).decode()}"
+
+
+def image_tokens(image: bytes) -> int:
+    """More prompt tokens than any way of counting that we know of makes of an image file.
+
+    The dearest is OpenAI's of gpt-4o-mini: 2833, and 5667 for each tile of 512 x 512 pixels of the image scaled to a
+    short side of 768 (platform.openai.com/docs/guides/images-vision). Of the image as it is, that is above one token
+    per 14 x 14 pixels, which covers what open models make. Raises JudgeError for what is no image.
+    """
+    _, width, height = _header(image)
+    scales = (1.0, 768 / min(width, height))
+    tiles = max(math.ceil(width * scale / 512) * math.ceil(height * scale / 512) for scale in scales)
+    return 2833 + 5667 * tiles
+
+
+def _header(image: bytes) -> tuple[str, int, int]:
+    """Media type, width and height."""
+    with _opened(image) as opened:
+        media = opened.get_format_mimetype()
+        if media is None:
+            raise JudgeError(f"an image in the format {opened.format} has no media type: give PNG or JPEG")
+        return media, opened.width, opened.height
+
+
+def _decoded(image: bytes) -> Image.Image:
+    with _opened(image) as opened:
+        return opened.convert("RGB")
+
+
+@contextmanager
+def _opened(image: bytes) -> Iterator[ImageFile.ImageFile]:
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(image)) as opened:
+            yield opened
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise JudgeError(f"what the judge is to look at is no image: {_brief(error)}") from error
 
 
 # An OpenAI-compatible server
@@ -184,25 +268,41 @@ class Endpoint:
     def usage(self) -> Usage:
         return replace(self._ledger.usage)
 
-    def ask(self, prompt: str, *, temperature: float, max_tokens: int, key: str) -> ChatReply:
-        """As ``Chat.ask``; a reply that the cache holds costs nothing and keeps the cost it had.
+    def ask(
+        self,
+        prompt: str,
+        *,
+        temperature: float,
+        max_tokens: int,
+        key: str,
+        images: Sequence[bytes] = (),
+        system: str | None = None,
+        thinking: bool | None = None,
+    ) -> ChatReply:
+        """As ``ImageChat.ask``; a reply that the cache holds costs nothing and keeps the cost it had.
 
         Raises BudgetError before a request that could pass ``max_cost``.
         """
         import openai
 
-        request = {
+        request: dict[str, Json] = {
             "model": self.model,
-            "messages": [{"role": "user", "content": prompt}],
+            # Of images the digests name the question; the files themselves are encoded only where it has to be asked.
+            "messages": messages(prompt, system, [hashlib.sha256(image).hexdigest() for image in images]),
             "temperature": temperature,
             "max_tokens": max_tokens,
         }
+        if thinking is not None:
+            # docs.vllm.ai, "Reasoning Outputs"; SGLang takes the same field.
+            request["extra_body"] = {"chat_template_kwargs": {"enable_thinking": thinking}}
         question = hashlib.sha256(json.dumps([self.base_url, key, request], sort_keys=True).encode()).hexdigest()
         stored = self._ledger.replies.get(question)
         if stored is not None:
             return stored
+        request["messages"] = messages(prompt, system, [data_url(image) for image in images])
         try:
-            return self._retrying(self._attempt, request, question, key)
+            highest = self._highest_cost([system or "", prompt], images, max_tokens)
+            return self._retrying(self._attempt, request, highest, question, key)
         except openai.APIStatusError as error:
             raise self._refusal(error) from error
         except openai.APIConnectionError as error:
@@ -215,11 +315,10 @@ class Endpoint:
         except UnicodeEncodeError as error:  # half a surrogate pair in the answer that is to be judged
             raise JudgeError(f"the prompt is no text that can be sent: {_brief(error)}") from error
 
-    def _attempt(self, request: Mapping[str, Json], question: str, key: str) -> ChatReply:
-        """One request, charged at its highest price until its end is known."""
+    def _attempt(self, request: Mapping[str, Json], highest: float, question: str, key: str) -> ChatReply:
+        """One request, charged at its ``highest`` price until its end is known."""
         import openai
 
-        highest = self._highest_cost(request)
         self._ledger.reserve(highest)
         correction = 0.0  # a request without a known end, such as one that timed out, stays charged
         row: dict[str, Json] = {}
@@ -240,11 +339,12 @@ class Endpoint:
         finally:
             self._ledger.settle(correction, row)
 
-    def _highest_cost(self, request: Mapping[str, Json]) -> float:
+    def _highest_cost(self, texts: Sequence[str], images: Sequence[bytes], max_tokens: int) -> float:
         """No request costs more: a tokenizer makes at most one token of a byte; 256 are for the chat template."""
         if self._prices is None:
             return 0.0
-        return self._prices.cost(len(request["messages"][0]["content"].encode()) + 256, request["max_tokens"])
+        prompt_tokens = sum(len(text.encode()) for text in texts) + sum(map(image_tokens, images)) + 256
+        return self._prices.cost(prompt_tokens, max_tokens)
 
     def _read(self, body: str, highest: float) -> ChatReply:
         """The reply in a chat completion, which costs ``highest`` where the server does not count tokens."""
@@ -413,7 +513,7 @@ class _Ledger:
 class Replay:
     """Replies from a JSONL file of {"key": ..., "text": ...}, such as an Endpoint's cache; of one key the last counts.
 
-    The prompt is not compared: the key alone names the question.
+    Prompt and images are not compared: the key alone names the question.
     """
 
     path: Path
@@ -422,8 +522,18 @@ class Replay:
     def describe(self) -> Mapping[str, Json]:
         return {"kind": "replay", "sha256": hashlib.sha256(self._data).hexdigest()}
 
-    def ask(self, prompt: str, *, temperature: float, max_tokens: int, key: str) -> ChatReply:
-        """As ``Chat.ask``. Raises BenchError when the file is absent or is no file of replies."""
+    def ask(
+        self,
+        prompt: str,
+        *,
+        temperature: float,
+        max_tokens: int,
+        key: str,
+        images: Sequence[bytes] = (),
+        system: str | None = None,
+        thinking: bool | None = None,
+    ) -> ChatReply:
+        """As ``ImageChat.ask``. Raises BenchError when the file is absent or is no file of replies."""
         if key not in self._texts:
             raise JudgeError(f"{self.path} has no reply for {key}")
         return ChatReply(self._texts[key], 0, 0, None)
@@ -471,14 +581,23 @@ class LocalModel:
             digest.update(f"{path.name} {checked_digest(path, None)}\n".encode())
         return {"kind": "local", "model": self.name, "files_sha256": digest.hexdigest()}
 
-    def ask(self, prompt: str, *, temperature: float, max_tokens: int, key: str) -> ChatReply:
-        """As ``Chat.ask``. Raises BenchError when the model cannot be loaded or is none that chats."""
+    def ask(
+        self,
+        prompt: str,
+        *,
+        temperature: float,
+        max_tokens: int,
+        key: str,
+        images: Sequence[bytes] = (),
+        system: str | None = None,
+        thinking: bool | None = None,
+    ) -> ChatReply:
+        """As ``ImageChat.ask``. Raises BenchError when the model cannot be loaded, is none that chats, or does not see
+        the images that it is asked about."""
         import torch
 
         model, tokenizer = self._loaded
-        tokens = tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=True, return_tensors="pt"
-        ).to(model.device)
+        tokens = self._tokens(prompt, images, system, thinking).to(model.device)
         length = tokens["input_ids"].shape[1]
         sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature > 0 else {}
         with torch.inference_mode(), torch.random.fork_rng(devices=[model.device] * (model.device.type == "cuda")):
@@ -488,6 +607,36 @@ class LocalModel:
         if not text.strip():
             raise JudgeError(f"{self.name}: the reply is empty")
         return ChatReply(text, length, len(row) - length, None)
+
+    def _tokens(self, prompt: str, images: Sequence[bytes], system: str | None, thinking: bool | None) -> Any:
+        """What the model takes, by its chat template; with images, their pixels too."""
+        template = {} if thinking is None else {"enable_thinking": thinking}
+        if not images:
+            _, tokenizer = self._loaded
+            return tokenizer.apply_chat_template(
+                messages(prompt, system), add_generation_prompt=True, return_dict=True, return_tensors="pt", **template
+            )
+        pictures = [{"type": "image", "image": _decoded(image)} for image in images]
+        conversation = [{"role": "user", "content": [{"type": "text", "text": prompt}, *pictures]}]
+        if system is not None:
+            conversation.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
+        return self._processor.apply_chat_template(
+            conversation, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt", **template
+        )
+
+    @cached_property
+    def _processor(self) -> Any:
+        """Of text and images together."""
+        from transformers import AutoProcessor
+
+        blind = f"the judge {self.name} sees no images: choose a vision-language model"
+        try:
+            processor = AutoProcessor.from_pretrained(self.folder, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise BenchError(f"{blind} ({_brief(error)})") from error
+        if getattr(processor, "image_processor", None) is None:  # a tokenizer alone
+            raise BenchError(blind)
+        return processor
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:

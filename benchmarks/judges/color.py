@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 #: Always "a", also before a vowel.
 TEMPLATES = ("a photo of a {color} {name}", "a photo of a {color}-colored {name}", "a photo of a {color} object")
+#: Crops go through the image tower in groups of exactly as many, the last one filled up, because the shape of a matrix
+#: product decides the order in which it is summed: so no result depends on what else is classified.
+GROUP = 8
 #: #999, painted over everything outside the object's mask.
 PAINT = (153, 153, 153)
 
@@ -65,10 +68,7 @@ def object_crop(
 
 @dataclass(frozen=True)
 class ColorClassifier:
-    """Logits of the ten colors for cut-out objects. The model is loaded at the first call.
-
-    Crops go through the image tower one at a time, so no result depends on what else is classified.
-    """
+    """Logits of the ten colors for cut-out objects. The model is loaded at the first call."""
 
     spec: ColorSpec
     _class_weights: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -87,29 +87,38 @@ class ColorClassifier:
             "templates": list(TEMPLATES),
         }
 
-    def logits(self, crops: Sequence[Image.Image], name: str) -> NDArray[np.float32]:
-        """100 x cosine similarity of each crop to each color of the class ``name``, float32 [crops, 10]."""
+    def logits(self, crops: Sequence[Image.Image], names: str | Sequence[str]) -> NDArray[np.float32]:
+        """100 x cosine similarity of each crop to each color of its class, float32 [crops, 10].
+
+        ``names`` is the class of all crops, or one for each.
+        """
         import torch
 
-        _, preprocess, _ = self._loaded
-        rows = []
+        names = [names] * len(crops) if isinstance(names, str) else names
+        rows: list[NDArray[np.float32]] = []
         with torch.inference_mode(), self._autocast():
-            weights = self._weights_of(name)
-            for crop in crops:
-                rows.append(self._one(preprocess(crop), weights))
+            for start in range(0, len(crops), GROUP):
+                features = self._features(crops[start : start + GROUP])
+                rows += [
+                    (100.0 * one[None] @ self.weights_of(name))[0].float().cpu().numpy()
+                    for one, name in zip(features, names[start : start + GROUP], strict=True)
+                ]
         return np.stack(rows) if rows else np.zeros((0, len(COLORS)), dtype=np.float32)
 
-    def _one(self, pixels: Any, weights: Any) -> NDArray[np.float32]:
-        model = self._loaded[0]
-        features = model.encode_image(pixels[None].to(self.spec.device))
-        features = features / features.norm(dim=-1, keepdim=True)
-        row: NDArray[np.float32] = (100.0 * features @ weights)[0].float().cpu().numpy()
-        return row
+    def _features(self, crops: Sequence[Image.Image]) -> Any:
+        """Unit embeddings of at most GROUP crops, [crops, dim]."""
+        import torch
 
-    def _weights_of(self, name: str) -> Any:
+        model, preprocess, _ = self.loaded
+        pixels = [preprocess(crop) for crop in crops]
+        filled = torch.stack([pixels[k % len(pixels)] for k in range(GROUP)])
+        features = model.encode_image(filled.to(self.spec.device))[: len(crops)]
+        return features / features.norm(dim=-1, keepdim=True)
+
+    def weights_of(self, name: str) -> Any:
         """One column per color: the mean of the templates' unit embeddings, made unit again [dim, 10]."""
         if name not in self._class_weights:
-            self._class_weights[name] = class_weights(self._loaded[0], self._loaded[2], name, self.spec.device)
+            self._class_weights[name] = class_weights(self.loaded[0], self.loaded[2], name, self.spec.device)
         return self._class_weights[name]
 
     def _autocast(self) -> Any:
@@ -122,9 +131,9 @@ class ColorClassifier:
         return checked_digest(self.spec.weights, self.spec.sha256)
 
     @cached_property
-    def _loaded(self) -> tuple[Any, Any, Any]:
+    def loaded(self) -> tuple[Any, Any, Any]:
         """Model, preprocessing and tokenizer."""
-        assert self._digest
+        _ = self._digest  # checked before anything is loaded
         return create(self.spec, self.spec.weights)
 
 

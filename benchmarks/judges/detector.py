@@ -1,21 +1,23 @@
-"""Object detection through mmdet 3.x, as GenEval's users run it: ``init_detector`` and ``inference_detector``."""
+"""Object detection through mmdet 3.x, as GenEval's users run it (``init_detector``), in batches."""
 
 from __future__ import annotations
 
 import importlib.util
 import pickle
+import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from benchmarks.judges.weights import checked_digest
+from benchmarks.judges.weights import WrongDigest, checked_digest
 from benchmarks.types import BenchError, Json
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ class DetectorSpec:
     """An mmdet model. ``classes[i]`` names label i (the names kept in the checkpoint are not used).
 
     ``checkpoint`` is a .pth or .safetensors file; ``sha256`` (or its first digits) is checked where given.
+    ``together`` images of equal size go through at once, never fewer: the last group is filled up. So no result
+    depends on what else is looked at; another number may change the last bits.
     """
 
     config: Path
@@ -39,6 +43,7 @@ class DetectorSpec:
     classes: tuple[str, ...]
     sha256: str | None = None
     device: str = "cpu"
+    together: int = 1
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,18 @@ class Detections:
     masks: NDArray[np.bool_] | None
 
 
+class ObjectDetector(Protocol):
+    """Finds objects of the classes it can name: label i is ``classes[i]``."""
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    def describe(self) -> Mapping[str, Json]: ...
+
+    def detect(self, images: Sequence[Image.Image], floor: float = 0.0) -> list[Detections]:
+        """One result per image: all detections with a score above float32(``floor``)."""
+
+
 def mask2former(checkpoint: Path, classes: Sequence[str], device: str = "cpu") -> DetectorSpec:
     """The paper's detector: Mask2Former Swin-S on COCO, config from the installed mmdet."""
     package = importlib.util.find_spec("mmdet")
@@ -66,12 +83,13 @@ def mask2former(checkpoint: Path, classes: Sequence[str], device: str = "cpu") -
 
 @dataclass(frozen=True)
 class Detector:
-    """Runs the model of ``spec``; it is loaded at the first image.
-
-    Images go through one at a time (as ``inference_detector`` does it), so no result depends on its batch.
-    """
+    """Runs the model of ``spec``; it is loaded at the first image."""
 
     spec: DetectorSpec
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.spec.classes
 
     def describe(self) -> Mapping[str, Json]:
         return {
@@ -79,33 +97,57 @@ class Detector:
             "config": self.spec.config.name,
             "weights_sha256": self._digest,
             "classes": len(self.spec.classes),
+            "together": self.spec.together,
         }
 
-    def detect(self, images: Sequence[Image.Image]) -> list[Detections]:
-        """One result per image. BenchError when the weights are absent or do not fit the config."""
-        model, pipeline = self._loaded
-        from mmdet.apis import inference_detector
+    def detect(self, images: Sequence[Image.Image], floor: float = 0.0) -> list[Detections]:
+        """One result per image: all detections with a score above float32(``floor``), in the model's order.
 
-        with _library_warnings_off():
-            return [_detections(inference_detector(model, bgr(image), test_pipeline=pipeline)) for image in images]
+        Raises BenchError when the weights are absent or do not fit the config.
+        """
+        _, pipeline = self.loaded
+        inputs = [pipeline({"img": bgr(image), "img_id": 0}) for image in images]
+        alike: dict[tuple[int, ...], list[int]] = {}
+        for i, prepared in enumerate(inputs):
+            alike.setdefault(tuple(prepared["inputs"].shape), []).append(i)
+        found: dict[int, Detections] = {}
+        for indices in alike.values():
+            for start in range(0, len(indices), self.spec.together):
+                members = indices[start : start + self.spec.together]
+                filled = [inputs[members[k % len(members)]] for k in range(self.spec.together)]
+                found.update(zip(members, self._forward(filled, floor), strict=False))
+        return [found[i] for i in range(len(images))]
+
+    def _forward(self, inputs: Sequence[Mapping[str, Any]], floor: float) -> list[Detections]:
+        import torch
+
+        batch = {
+            "inputs": [one["inputs"] for one in inputs],
+            # Results are written into the sample, and one that fills up is there twice.
+            "data_samples": [one["data_samples"].clone() for one in inputs],
+        }
+        with torch.no_grad(), library_warnings_off():
+            return [_detections(sample, floor) for sample in self.loaded[0].test_step(batch)]
 
     @cached_property
     def _digest(self) -> str:
-        return checked_digest(self.spec.checkpoint, self.spec.sha256)
+        try:
+            return checked_digest(self.spec.checkpoint, self.spec.sha256)
+        except WrongDigest as wrong:
+            try:
+                state = read_state_dict(self.spec.checkpoint)
+            except BenchError:
+                raise wrong from None
+            refuse_mmdet_2(state, self.spec.checkpoint)  # which says more than the digest
+            raise
 
     @cached_property
-    def _loaded(self) -> tuple[Any, Any]:
+    def loaded(self) -> tuple[Any, Any]:
         """Model and test pipeline."""
-        assert self._digest
+        _ = self._digest  # checked before minutes are spent
         model = build(self.spec.config, self.spec.device)
         load_weights(model, read_state_dict(self.spec.checkpoint), self.spec.checkpoint)
-
-        from mmcv.transforms import Compose
-        from mmdet.utils import get_test_pipeline_cfg
-
-        steps = get_test_pipeline_cfg(model.cfg.copy())
-        steps[0].type = "mmdet.LoadImageFromNDArray"
-        return model, Compose(steps)
+        return model, pipeline_of(model)
 
 
 def bgr(image: Image.Image) -> NDArray[np.uint8]:
@@ -119,7 +161,7 @@ def build(config: Path, device: str) -> Any:
     from benchmarks.judges import mmcv_ops
 
     mmcv_ops.install()
-    with _library_warnings_off():
+    with library_warnings_off():
         from mmdet.apis import init_detector
 
         # Weights are loaded by us and strictly: mmengine skips keys that do not fit, which is how a checkpoint
@@ -127,44 +169,98 @@ def build(config: Path, device: str) -> Any:
         return init_detector(str(config), None, palette="none", device=device)
 
 
-def read_state_dict(path: Path) -> dict[str, Any]:
-    """The tensors of a checkpoint. Raises BenchError for a file that needs arbitrary code to be read."""
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
+def pipeline_of(model: Any) -> Any:
+    """What prepares an array [height, width, 3] for the model, as inference_detector does."""
+    from mmcv.transforms import Compose
+    from mmdet.utils import get_test_pipeline_cfg
 
-        return load_file(path)
+    steps = get_test_pipeline_cfg(model.cfg.copy())
+    steps[0].type = "mmdet.LoadImageFromNDArray"
+    return Compose(steps)
+
+
+def read_state_dict(path: Path) -> dict[str, Any]:
+    """The tensors of a checkpoint; what else a .pth file holds is passed over, and no code of it is run.
+
+    Raises BenchError when it is none.
+    """
     import torch
 
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise BenchError(
-            f"{path} holds more than tensors: where you trust it, keep only its 'state_dict' in a new file"
-        ) from error
-    state: dict[str, Any] = checkpoint.get("state_dict", checkpoint)
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        # torch's own weights_only refuses a file for one numpy scalar in its training history.
+        restricted: Any = SimpleNamespace(__name__="restricted", Unpickler=_TensorsOnly, load=_load_tensors_only)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=False, pickle_module=restricted)
+        state: dict[str, Any] = checkpoint.get("state_dict", checkpoint)
+    except Exception as error:  # a damaged file may break the reader anywhere
+        raise BenchError(f"{path} is not a checkpoint of PyTorch ({error}): fetch it again") from error
     return state
+
+
+class _Inert:
+    """In place of an object of a checkpoint that is no tensor."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
+
+    def __setitem__(self, key: object, value: object) -> None: ...
+
+    def append(self, value: object) -> None: ...
+
+
+class _TensorsOnly(pickle.Unpickler):
+    """Imports only what tensors are made of."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _OF_TENSORS or (module == "torch" and name.endswith("Storage")):
+            return super().find_class(module, name)
+        return _Inert
+
+
+_OF_TENSORS = (
+    ("collections", "OrderedDict"),
+    ("torch._utils", "_rebuild_tensor_v2"),
+    ("torch._utils", "_rebuild_parameter"),
+)
+
+
+def _load_tensors_only(file: BinaryIO, **options: Any) -> Any:
+    return _TensorsOnly(file, **options).load()
 
 
 def load_weights(model: Any, state: Mapping[str, Any], path: Path) -> None:
     """Copy ``state`` into ``model``; every parameter must be there, what else the file holds is ignored."""
+    refuse_mmdet_2(state, path)
     wanted = model.state_dict()
     missing = [name for name, value in wanted.items() if name not in state or state[name].shape != value.shape]
     if missing:
         raise BenchError(
-            f"{path} does not fit the detector's config ({len(missing)} of {len(wanted)} tensors, "
-            f"first {missing[0]}): a checkpoint of mmdet 2.x does not load into 3.x"
+            f"{path} does not fit the detector's config ({len(missing)} of {len(wanted)} tensors are missing or of "
+            f"another shape, first {missing[0]}): give the checkpoint that was trained with it"
         )
     model.load_state_dict({name: state[name] for name in wanted})
 
 
-def _detections(sample: Any) -> Detections:
-    found = sample.pred_instances.cpu().numpy()
+def refuse_mmdet_2(names: Iterable[str], path: Path) -> None:
+    """Transformer layers of mmdet 2.x keep lists, ``attentions.0`` and ``ffns.0``; those of 3.x have one of each."""
+    if any(re.search(r"\.layers\.\d+\.(attentions|ffns)\.\d+\.", name) for name in names):
+        raise BenchError(f"{path} is a checkpoint of mmdet 2.x: take the one for 3.x, {MASK2FORMER_CHECKPOINT}")
+
+
+def _detections(sample: Any, floor: float) -> Detections:
+    found = sample.pred_instances
+    # Before the copy from the device: of a hundred masks in full size a few are wanted.
+    found = found[found.scores > float(np.float32(floor))].cpu().numpy()
     masks = found.masks.astype(bool) if "masks" in found else None
     return Detections(found.bboxes.astype(np.float32), found.scores.astype(np.float32), found.labels, masks)
 
 
 @contextmanager
-def _library_warnings_off() -> Iterator[None]:
+def library_warnings_off() -> Iterator[None]:
     """mmdet 3.3 calls what newer PyTorch has deprecated, and complains of a model built without a checkpoint.
 
     Recording, since mmdet puts a filter of its own before ours.

@@ -193,6 +193,16 @@ def test_wrong_content_is_not_kept(server: Server, tmp_path: Path, monkeypatch: 
     assert list((tmp_path / "tiny").iterdir()) == []
 
 
+def test_content_pinned_by_git_is_checked(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blob = hashlib.sha1(f"blob {len(CONTENT)}\0".encode() + CONTENT).hexdigest()
+    pin(monkeypatch, RemoteFile("content.bin", f"{server.url}/content.bin", None, "", blob))
+    fetch("tiny", tmp_path)
+    assert list(verify("tiny", tmp_path)) == ["content.bin"]
+    (tmp_path / "tiny" / "content.bin").write_bytes(b"another")
+    with pytest.raises(BenchError, match=f"expected {blob}"):
+        verify("tiny", tmp_path)
+
+
 @pytest.mark.usefixtures("pinned")
 def test_changed_file_is_found_and_replaced(tmp_path: Path) -> None:
     path = fetch("tiny", tmp_path) / "content.bin"
@@ -264,7 +274,7 @@ def test_every_data_set_is_pinned() -> None:
         for file in dataset.files:
             assert file.url.startswith("https://")
             assert dataset.revision in file.url
-            assert len(file.sha256) == 64 or f"-{file.sha256}." in file.name
+            assert len(file.sha256) == 64 or f"-{file.sha256}." in file.name or len(file.git_blob) == 40
 
 
 def test_real_geneval_files_are_those_pinned(bench_data: Path) -> None:

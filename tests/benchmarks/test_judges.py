@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +16,19 @@ from PIL import Image
 
 from benchmarks.geneval import GenEval
 from benchmarks.judges import mmcv_ops
-from benchmarks.judges.color import COLORS, PAINT, ColorClassifier, ColorSpec, class_weights, create, object_crop
-from benchmarks.judges.detector import Detections, Detector, DetectorSpec, mask2former, read_state_dict
+from benchmarks.judges.color import (
+    COLORS,
+    GROUP,
+    PAINT,
+    ColorClassifier,
+    ColorSpec,
+    class_weights,
+    create,
+    object_crop,
+)
+from benchmarks.judges.detector import Detections, Detector, DetectorSpec, mask2former, read_state_dict, refuse_mmdet_2
+from benchmarks.judges.selftest import check_detector, photographs
+from benchmarks.judges.transformers_detector import TransformersDetector, instances
 from benchmarks.judges.weights import checked_digest
 from benchmarks.shapes.geneval import scene_for
 from benchmarks.shapes.judges import CARD, WEIGHTS, color_spec, detector_spec
@@ -116,6 +129,40 @@ def test_a_detection_does_not_depend_on_its_batch(detector: Detector) -> None:
         np.testing.assert_array_equal(a.scores, b.scores)
 
 
+def test_a_group_is_always_as_large(detector: Detector) -> None:
+    """So its results are those of any other group, to the last bit, whatever is in it and in whatever order."""
+    eight = Detector(replace(detector_spec(), together=8))
+    small, large = [render(scene) for scene in scenes(11)], Image.new("RGB", (100, 60), "white")
+    mixed = [*small[:5], large, *small[5:]]
+    results = eight.detect(mixed)
+    del results[5]
+    for image, found in list(zip(small, results, strict=True))[::-3]:
+        (alone,) = eight.detect([image])
+        np.testing.assert_array_equal(alone.boxes, found.boxes)
+        np.testing.assert_array_equal(alone.scores, found.scores)
+        np.testing.assert_array_equal(alone.labels, found.labels)
+        assert alone.masks is not None
+        assert found.masks is not None
+        np.testing.assert_array_equal(alone.masks, found.masks)
+    for one, found in zip(detector.detect(small), results, strict=True):
+        np.testing.assert_allclose(one.scores, found.scores, atol=1e-5)
+
+
+def test_only_what_is_above_the_floor_is_returned(detector: Detector) -> None:
+    """A score of exactly the floor is not."""
+    images = [render(scene) for scene in scenes(8)]
+    found = detector.detect(images)
+    floor = float(np.median(np.concatenate([one.scores for one in found])))
+    assert any(floor in one.scores for one in found)
+    for every, some in zip(found, detector.detect(images, floor), strict=True):
+        rows = every.scores > np.float32(floor)
+        np.testing.assert_array_equal(some.scores, every.scores[rows])
+        np.testing.assert_array_equal(some.boxes, every.boxes[rows])
+        assert every.masks is not None
+        assert some.masks is not None
+        np.testing.assert_array_equal(some.masks, every.masks[rows])
+
+
 def test_an_image_is_turned_as_its_exif_says(detector: Detector, tmp_path: Path) -> None:
     upright = render(scenes(1)[0])
     exif = Image.Exif()
@@ -160,12 +207,176 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         Detector(spec).detect([])
 
 
-def test_a_checkpoint_with_code_in_it_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_of_mmdet_2_is_recognised(tmp_path: Path) -> None:
+    """Its transformer layers are named otherwise; the other tensors may all be there."""
+    from safetensors.torch import save_file
+
+    state = read_state_dict(WEIGHTS / "detector.safetensors")
+    layer = "panoptic_head.pixel_decoder.encoder.layers.0"
+    refuse_mmdet_2([*state, f"{layer}.self_attn.value_proj.weight", f"{layer}.ffn.layers.0.0.weight"], tmp_path)
+    path = tmp_path / "old.safetensors"
+    save_file({**state, f"{layer}.attentions.0.value_proj.weight": next(iter(state.values())).clone()}, path)
+    message = r"old\.safetensors is a checkpoint of mmdet 2\.x: take the one for 3\.x, mask2former_.*c9d0c4f2\.pth"
+    spec = DetectorSpec(detector_spec().config, path, SHAPES)
+    with pytest.raises(BenchError, match=message):
+        Detector(spec).detect([])
+    with pytest.raises(BenchError, match=message):  # and at once, where the digest is known
+        Detector(replace(spec, sha256="c9d0c4f2")).describe()
+    path.write_bytes(b"no checkpoint at all")
+    with pytest.raises(BenchError, match=r"not c9d0c4f2: fetch them again"):
+        Detector(replace(spec, sha256="c9d0c4f2")).describe()
+
+
+def test_the_toy_detector_passes_its_test_and_one_without_training_does_not(detector: Detector) -> None:
+    known = GenEval.toy(1).known
+    assert [one.name for one in known] == list(SHAPES)
+    check_detector(detector, known)
+    turned = Detector(replace(detector_spec(), classes=(*SHAPES[1:], SHAPES[0])))  # labels off by one
+    with pytest.raises(BenchError, match=f"where an image shows one {SHAPES[0]} it sees {SHAPES[1]}"):
+        check_detector(turned, known)
+
+
+def test_the_photographs_are_there() -> None:
+    for known in photographs():
+        with known.open() as image:
+            image.load()
+            left, top, right, bottom = known.box
+            assert 0 <= left < right <= image.width
+            assert 0 <= top < bottom <= image.height
+
+
+class Runs:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_checkpoint_s_tensors_are_read_and_its_code_is_not_run(tmp_path: Path, zipped: bool) -> None:
+    """Both of torch's formats: OpenMMLab publishes in the older one, with training history beside the tensors."""
     import torch
 
-    torch.save({"state_dict": {}, "where": tmp_path}, tmp_path / "code.pth")
-    with pytest.raises(BenchError, match="holds more than tensors"):
-        read_state_dict(tmp_path / "code.pth")
+    state = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.nn.Parameter(torch.ones(2, dtype=torch.float16))}
+    meta = {"best": np.float64(0.5), "history": np.arange(3), "where": tmp_path, "code": Runs(tmp_path / "ran")}
+    path = tmp_path / "some.pth"
+    torch.save({"state_dict": state, "meta": meta}, path, _use_new_zipfile_serialization=zipped)
+    read = read_state_dict(path)
+    assert not (tmp_path / "ran").exists()
+    assert list(read) == ["a", "b"]
+    assert torch.equal(read["a"], state["a"])
+    assert torch.equal(read["b"], state["b"])
+    assert read["b"].dtype == torch.float16
+
+
+def test_a_damaged_checkpoint_is_told(tmp_path: Path) -> None:
+    (tmp_path / "some.pth").write_bytes(b"abc")
+    with pytest.raises(BenchError, match="is not a checkpoint of PyTorch"):
+        read_state_dict(tmp_path / "some.pth")
+
+
+# Mask2Former through transformers
+
+
+@pytest.fixture(scope="module")
+def mask2former_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes, random weights, no image larger than 64 pixels; its processor pads to a multiple of 32."""
+    import torch
+    from transformers import (
+        Mask2FormerConfig,
+        Mask2FormerForUniversalSegmentation,
+        Mask2FormerImageProcessor,
+        SwinConfig,
+    )
+
+    torch.manual_seed(1)
+    swin = SwinConfig(
+        image_size=64,
+        embed_dim=8,
+        depths=[1, 1, 1, 1],
+        num_heads=[1, 1, 2, 2],
+        window_size=2,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )
+    config = Mask2FormerConfig(
+        backbone_config=swin,
+        num_labels=3,
+        num_queries=9,
+        feature_size=32,
+        mask_feature_size=32,
+        hidden_dim=32,
+        encoder_feedforward_dim=16,
+        dim_feedforward=16,
+        encoder_layers=1,
+        decoder_layers=2,
+        num_attention_heads=2,
+    )
+    folder = tmp_path_factory.mktemp("mask2former")
+    Mask2FormerForUniversalSegmentation(config).save_pretrained(folder)
+    Mask2FormerImageProcessor(size={"shortest_edge": 32, "longest_edge": 64}, size_divisor=32).save_pretrained(folder)
+    return folder
+
+
+def test_transformers_detections(mask2former_folder: Path) -> None:
+    detector = TransformersDetector(mask2former_folder, ("a", "b", "c"))
+    image = Image.effect_noise((50, 40), 80).convert("RGB")
+    found, again = detector.detect([image, image])
+    assert len(found.scores) > 9  # a query may be found under several classes
+    assert found.boxes.dtype == found.scores.dtype == np.float32
+    assert set(found.labels.tolist()) <= {0, 1, 2}
+    assert found.masks is not None
+    assert found.masks.shape == (len(found.scores), 40, 50)
+    for box, mask in zip(found.boxes, found.masks, strict=True):
+        rows, columns = np.nonzero(mask)
+        assert box.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    np.testing.assert_array_equal(found.scores, again.scores)
+    floor = float(np.median(found.scores))
+    (above_floor,) = detector.detect([image], floor)
+    assert sorted(above_floor.scores) == sorted(found.scores[found.scores > np.float32(floor)])
+    described = detector.describe()
+    assert (described["library"], len(described["weights_sha256"])) == ("transformers", 64)
+
+
+def test_post_processing_equals_mmdet_s() -> None:
+    """The same logits through mmdet's own Mask2Former head, padding cut off and all."""
+    import torch
+
+    mmcv_ops.install()
+    from mmdet.models.seg_heads.panoptic_fusion_heads import MaskFormerFusionHead
+    from mmdet.structures import DetDataSample
+
+    generator = torch.Generator().manual_seed(3)
+    class_logits = torch.randn(30, 6, generator=generator) * 3
+    mask_logits = torch.randn(30, 16, 24, generator=generator)
+    head = MaskFormerFusionHead(
+        num_things_classes=5,
+        num_stuff_classes=0,
+        test_cfg={"panoptic_on": False, "instance_on": True, "semantic_on": False, "max_per_image": 100},
+    )
+    padded, resized, original = (64, 96), (60, 90), (37, 55)
+    upsampled = torch.nn.functional.interpolate(mask_logits[None], size=padded, mode="bilinear", align_corners=False)
+    sample = DetDataSample(metainfo={"img_shape": resized, "ori_shape": original})
+    (result,) = head.predict(class_logits[None], upsampled, [sample], rescale=True)
+    theirs = result["ins_results"]
+    theirs = theirs[theirs.scores > 0.2]
+    ours = instances(class_logits, mask_logits, padded, resized, original, 0.2)
+    assert len(ours.scores) > 5
+    order, reference = np.argsort(ours.scores), np.argsort(theirs.scores.numpy())
+    np.testing.assert_array_equal(ours.scores[order], theirs.scores.numpy()[reference])
+    np.testing.assert_array_equal(ours.labels[order], theirs.labels.numpy()[reference])
+    np.testing.assert_array_equal(ours.boxes[order], theirs.bboxes.numpy()[reference])
+    assert ours.masks is not None
+    np.testing.assert_array_equal(ours.masks[order], theirs.masks.numpy()[reference])
+
+
+def test_other_models_of_transformers_are_refused(mask2former_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="a mask2former of 3 classes: a mask2former of 80 is needed"):
+        TransformersDetector(mask2former_folder, tuple("abcdefgh" * 10)).detect([])
+    with pytest.raises(BenchError, match=r"holds no \*\.safetensors"):
+        TransformersDetector(tmp_path, ("a",)).describe()
 
 
 # Color classifier
@@ -188,6 +399,17 @@ def test_logits_are_scaled_cosines_and_do_not_depend_on_other_crops(classifier: 
     assert together.dtype == np.float32
     assert np.abs(together).max() <= 100.001
     np.testing.assert_array_equal(together[1:2], classifier.logits(crops[1:2], "star"))
+
+
+def test_crops_of_several_classes_are_classified_at_once(classifier: ColorClassifier) -> None:
+    """More than one group of the image tower, the last one filled up."""
+    crops = [object_crop(render(scene), scene.objects[0].box, None) for scene in scenes(GROUP + 3)]
+    names = [SHAPES[i % 3] for i in range(len(crops))]
+    mixed = classifier.logits(crops, names)
+    for i, name in enumerate(names):
+        np.testing.assert_array_equal(mixed[i], classifier.logits([crops[i]], name)[0])
+    with pytest.raises(ValueError, match="zip"):
+        classifier.logits(crops, names[:-1])
 
 
 def test_class_weights_are_the_unit_mean_of_unit_templates(classifier: ColorClassifier) -> None:

@@ -147,11 +147,28 @@ def test_the_record_names_mode_and_judge() -> None:
     assert (described["task"], described["chat"]) == ("mmbench_en_dev", {"kind": "scripted"})
 
 
+def test_a_judge_may_be_added_to_a_run_in_the_static_mode() -> None:
+    """The model is asked the same in both."""
+    static, judging = column(2), column(2, ScriptedJudge())
+    assert (static.task_name, judging.task_name) == ("mmbench_en_dev_static", "mmbench_en_dev")
+    for one, other in zip(static.samples(), judging.samples(), strict=True):
+        assert (one.id, one.prompt, one.decoding) == (other.id, other.prompt, other.decoding)
+
+
 def test_export_is_lmms_evals_table(tmp_path: Path) -> None:
+    """Its evaluator reads it back and finds the same score, in the judged mode too where no letter is missing."""
     mmbench = column(2)
     samples = mmbench.samples()
-    verdicts: dict[str, Verdict] = {verdict.id: verdict for verdict in judged(mmbench, samples, " B\n")}
+    verdicts: dict[str, Verdict] = {
+        verdict.id: verdict
+        for verdict in judged(mmbench, samples, lambda s: golden_answer(s) + ".\n" if s.group == "mmbench/0" else "B")
+    }
     mmbench.export(samples, {}, verdicts, tmp_path, tmp_path)
-    table = pd.read_excel(tmp_path / "submission.xlsx")
+    table = pd.read_excel(tmp_path / "submission.xlsx", keep_default_na=False)
+    fields = "index question answer prediction hint source split category L2-category A B C D E"
+    assert table.columns.tolist() == fields.split()
     assert table["index"].tolist() == [0, 1, 1_000_000, 1_000_001, 2_000_000, 2_000_001]
-    assert set(table["prediction"]) == {"B"}
+    assert table["prediction"].tolist() == ["B.", "B", "A.", "B", "C.", "B"]
+    official = mmbench_accuracy(table.to_dict("records"), {}, static=True)
+    ours = summarized(mmbench, samples, list(verdicts.values()))[1]["gpt_eval_score"]
+    assert 100 * official["overall_acc"] == ours.value == 50

@@ -9,6 +9,7 @@ import pytest
 from datasets import Dataset
 from PIL import Image
 
+from benchmarks.harness import mmvet_judge_prompt
 from benchmarks.mmvet import MmVet
 from benchmarks.understanding import Options
 from tests.benchmarks.answering import ScriptedJudge, judged, scored, summarized
@@ -106,8 +107,15 @@ def test_a_stored_run_is_scored_again_without_a_judge() -> None:
 
 
 def test_export_is_what_the_authors_script_reads(tmp_path: Path) -> None:
+    """mm-vet_evaluator.py (github.com/yuweihao/MM-Vet) joins results[question_id] to the question and the answer."""
     mmvet = column(ScriptedJudge(otherwise="0.5"))
     samples = mmvet.samples()
     verdicts = {verdict.id: verdict for verdict in judged(mmvet, samples, "x = 3")}
     mmvet.export(samples, {}, verdicts, tmp_path, tmp_path)
-    assert json.loads((tmp_path / "submission.json").read_text()) == {f"v1_{number}": "x = 3" for number in range(3)}
+    results = json.loads((tmp_path / "submission.json").read_text())
+    assert list(results) == ["v1_0", "v1_1", "v1_2"]
+    for row in mmvet.rows:
+        graded = " | ".join(
+            [row["question"], row["answer"].replace("<AND>", " <AND> "), results[row["question_id"]], ""]
+        )
+        assert mmvet_judge_prompt(row, "x = 3").endswith("\n" + graded.rstrip(" "))

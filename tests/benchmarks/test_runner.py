@@ -11,13 +11,17 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from benchmarks import environment, runner, store
-from benchmarks.types import BenchError, Prediction, Sample
+from benchmarks.types import BenchError, Json, Prediction, Sample, Verdict
 from tests.fakes import FakeAnswerer, FakeBenchmark, FakeGenerator
 
 SETTINGS = runner.Settings(suite="toy", batch_size=2)
@@ -328,3 +332,144 @@ def test_a_limited_run_is_not_the_whole_run(tmp_path: Path) -> None:
     assert {score.stratum for score in store.read_scores(tmp_path / "fake")} == {"a", "b", "c"}
     with pytest.raises(BenchError, match="limit is 5 there and null here"):
         runner.run(tmp_path, [FakeBenchmark()], FakeGenerator(), SETTINGS, ALONE)
+
+
+# What benchmarks and models may say beyond their protocols
+
+
+@dataclass
+class Sorted(FakeBenchmark):
+    """Its samples take the longer the later they come; its judge sees several at once, and can be another one."""
+
+    judge_name: str = "reader"
+    judged_together: int = 5
+    judge_batches: list[int] = field(default_factory=list)
+
+    def describe(self) -> Mapping[str, Json]:
+        return {**super().describe(), "judge": {"name": self.judge_name}}
+
+    def longest_first(self, samples: Sequence[Sample]) -> list[Sample]:
+        return list(reversed(samples))
+
+    def judge(self, samples: Sequence[Sample], predictions: Sequence[Prediction], folder: Path) -> Sequence[Verdict]:
+        self.judge_batches.append(len(samples))
+        return super().judge(samples, predictions, folder)
+
+
+def test_the_longest_come_first_and_change_nothing(tmp_path: Path) -> None:
+    plain = runner.run(tmp_path / "plain", [FakeBenchmark()], FakeGenerator(), SETTINGS, ALONE)
+    model = FakeGenerator()
+    ordered = runner.run(tmp_path / "ordered", [Sorted()], model, SETTINGS, ALONE)
+    assert model.drawn == [sample.id for sample in reversed(FakeBenchmark().samples())]
+    scores = [(tmp_path / name / "fake" / "scores.jsonl").read_bytes() for name in ("plain", "ordered")]
+    assert scores[0] == scores[1]
+    assert plain is not None
+    assert ordered is not None
+    assert plain[0].metrics == ordered[0].metrics
+
+
+@pytest.mark.parametrize(("batch_size", "batches"), [(2, [5, 5, 2]), (6, [6, 6])])
+def test_a_judge_sees_as_many_as_it_can_keep_busy_with(tmp_path: Path, batch_size: int, batches: list[int]) -> None:
+    benchmark = Sorted()
+    runner.run(tmp_path, [benchmark], FakeGenerator(), runner.Settings("toy", batch_size=batch_size), ALONE)
+    assert benchmark.judge_batches == batches
+
+
+@dataclass
+class Reader(FakeAnswerer):
+    """Keeps what it was told to prepare, and whether it still was preparing when asked."""
+
+    announced: list[tuple[list[str], int]] = field(default_factory=list)
+    ahead_of: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def ahead(self, samples: Sequence[Sample], workers: int) -> Iterator[None]:
+        self.ahead_of = [sample.id for sample in samples]
+        self.announced.append((self.ahead_of, workers))
+        yield
+        self.ahead_of = []
+
+    def answer(self, samples: Sequence[Sample], seeds: Sequence[int]) -> Sequence[str]:
+        assert set(self.ahead_of) >= {sample.id for sample in samples}
+        return super().answer(samples, seeds)
+
+
+def test_a_model_is_told_what_it_will_be_asked(tmp_path: Path) -> None:
+    model = Reader()
+    settings = runner.Settings(suite="toy", batch_size=2, workers=3)
+    for _ in range(2):  # the second time nothing is left to ask
+        runner.run(tmp_path, [Sorted(task="answer")], model, settings, ALONE)
+    assert model.announced == [([sample.id for sample in reversed(FakeBenchmark().samples())], 3)]
+
+
+# Another judge
+
+
+def test_another_judge_looks_at_the_stored_predictions(tmp_path: Path) -> None:
+    before = runner.run(tmp_path, [Sorted(), FakeBenchmark(name="other")], FakeGenerator(), SETTINGS, ALONE)
+    old = {rank.name: rank.read_bytes() for rank in (tmp_path / "fake" / "verdicts").iterdir()}
+    again, other = Sorted(judge_name="second reader"), FakeBenchmark(name="other")
+    with pytest.raises(BenchError, match=r'judge.name is "reader" there and "second reader" here'):
+        runner.run(tmp_path, [again, other], FakeGenerator(), SETTINGS, ALONE)
+    records = runner.rejudge(tmp_path, [again, other], 2, ALONE)
+    assert records == store.read_records(tmp_path)
+    assert records is not None
+    assert before is not None
+    assert Counter(again.judged) == Counter(sample.id for sample in again.samples())
+    assert other.judged == []  # its judge is the same
+    assert [record.judge for record in records] == [{"name": "second reader"}, {"name": "reader"}]
+    assert [record.metrics for record in records] == [record.metrics for record in before]
+    (entry,) = records[0].code["rejudged"]
+    assert entry["judges_before"] == {"fake": {"name": "reader"}}
+    assert entry["code"] == environment.code()
+    # What the first judge said is kept beside, and the run goes on under the second one.
+    assert {rank.name: rank.read_bytes() for rank in (tmp_path / "fake" / "verdicts-1").iterdir()} == old
+    assert runner.run(tmp_path, [again, other], FakeGenerator(), SETTINGS, ALONE) == records
+    assert runner.rejudge(tmp_path, [Sorted(), other], 2, ALONE) is not None
+    assert (tmp_path / "fake" / "verdicts-2").is_dir()
+    assert len(store.read_records(tmp_path)[0].code["rejudged"]) == 2
+
+
+def test_processes_share_the_work_of_another_judge(tmp_path: Path) -> None:
+    runner.run(tmp_path, [Sorted()], FakeGenerator(), SETTINGS, ALONE)
+    halves = [Sorted(judge_name="second"), Sorted(judge_name="second")]
+    assert runner.rejudge(tmp_path, halves[:1], 2, runner.Part(0, 2)) is None
+    assert not (tmp_path / "run.json").exists()
+    assert runner.rejudge(tmp_path, halves[1:], 2, runner.Part(1, 2)) is not None
+    assert [len(half.judged) for half in halves] == [6, 6]
+    assert len(list((tmp_path / "fake").glob("verdicts*"))) == 2
+
+
+def test_a_judge_that_is_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
+    runner.run(tmp_path, [Sorted()], FakeGenerator(), SETTINGS, ALONE)
+
+    class Stopped(Sorted):
+        def judge(self, *arguments: Any) -> Sequence[Verdict]:
+            if self.judge_batches:
+                raise KeyboardInterrupt
+            return super().judge(*arguments)
+
+    with pytest.raises(KeyboardInterrupt):
+        runner.rejudge(tmp_path, [Stopped(judge_name="second")], 2, ALONE)
+    rest = Sorted(judge_name="second")
+    assert runner.rejudge(tmp_path, [rest], 2, ALONE) is not None
+    assert len(rest.judged) == 7
+
+
+def test_only_judges_may_be_replaced_and_only_in_a_whole_run_that_nobody_writes(tmp_path: Path) -> None:
+    second = Sorted(judge_name="second")
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(tmp_path, [Sorted()], FakeGenerator(crash_after=4), SETTINGS, ALONE)
+    with pytest.raises(BenchError, match=r"lacks predictions, such as fake/.*: finish the run first"):
+        runner.rejudge(tmp_path, [second], 2, ALONE)
+    runner.run(tmp_path, [Sorted()], FakeGenerator(), SETTINGS, ALONE)
+    record = (tmp_path / "run.json").read_bytes()
+    with pytest.raises(BenchError, match=r'profile is "fake-official" there and "strict" here'):
+        runner.rejudge(tmp_path, [Sorted(judge_name="second", profile="strict")], 2, ALONE)
+    with (
+        store.Shard(store.shard_path(tmp_path / "fake", Verdict, 0)),
+        pytest.raises(BenchError, match="is being written by another process"),
+    ):
+        runner.rejudge(tmp_path, [second], 2, ALONE)
+    assert (tmp_path / "run.json").read_bytes() == record
+    assert second.judged == []

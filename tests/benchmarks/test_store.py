@@ -6,8 +6,10 @@ import json
 import os
 import re
 import resource
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -202,3 +204,20 @@ def test_no_id_leaves_the_folder_and_no_two_share_a_file(ids: list[str]) -> None
         assert path.isascii()
     # A file never stands where another id needs a folder.
     assert not any(other.startswith(path + "/") for path in paths for other in paths)
+
+
+def test_a_forked_child_that_lives_on_holds_no_lock(tmp_path: Path) -> None:
+    """As a worker process does for some seconds when its parent is killed."""
+    shard = store.Shard(tmp_path / "rank00000.jsonl")
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+    try:
+        shard.append([Prediction("a", 0, 0.0, text="kept")])  # the child has closed its copy only
+        shard.close()
+        with store.Shard(tmp_path / "rank00000.jsonl"):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)

@@ -12,8 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
+from model import checkpoint as checkpoints
 from model.checkpoint import CheckpointError
-from model.generate import GROUP, Unified, load, load_answerer
+from model.generate import GROUP, Profile, Unified, UnreadableImageError, load, load_answerer
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,24 @@ def test_upstream_draws_in_half_precision(checkpoint: Path, model: Unified) -> N
     assert np.abs(other - exact).mean() > 20
 
 
+@pytest.mark.parametrize(
+    ("profile", "layout", "pixels"),
+    [("upstream", "published", 256 * 28 * 28), ("upstream", "ours", 64 * 64), ("exact", "published", 64 * 64)],
+)
+def test_upstream_bounds_the_pixels_of_a_question(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, profile: Profile, layout: str, pixels: int
+) -> None:
+    """The published processor takes smaller images, and much larger ones."""
+    loaded = checkpoints.load_blip3o(checkpoint, torch.float32, torch.device("cpu"))
+    monkeypatch.setattr(checkpoints, "load_blip3o", lambda folder, dtype, device: loaded)
+    monkeypatch.setattr(checkpoints, "layout", lambda folder: layout)
+    model = load_answerer(str(checkpoint), profile)
+    prepared = model._prepare(Request("?", (partial(noise_image, 0),)))
+    assert not isinstance(prepared, UnreadableImageError)
+    patches = int(prepared["image_grid_thw"].prod())
+    assert patches * model.processor.image_processor.patch_size**2 == pytest.approx(pixels, rel=0.05)
+
+
 @pytest.mark.parametrize("through", ["reconstruct", "decode_images"])
 def test_an_image_is_drawn_from_an_image(model: Unified, through: str) -> None:
     draw = getattr(model, through)
@@ -211,5 +230,58 @@ def test_an_image_that_does_not_decode_costs_its_own_question_only(checkpoint: P
     model = load(str(checkpoint), together=together)
     good = Request("?", (partial(noise_image, 0),))
     replies = model.answer([good, Request("?", (damaged,)), good], [0, 0, 0])
-    assert isinstance(replies[1], OSError)
+    assert str(replies[1]) == "OSError: image file is truncated"
+    assert isinstance(replies[1], UnreadableImageError)
     assert replies[0] == replies[2] == model.answer([good], [0])[0]
+
+
+# forking beside other threads is deprecated from Python 3.12 on; torch's data loaders do it everywhere
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # on one core
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("together", [1, 3])
+def test_reading_ahead_changes_no_reply(checkpoint: Path, together: int, workers: int) -> None:
+    def damaged() -> Image.Image:
+        raise UnpicklableError(open)
+
+    model = load(str(checkpoint), together=together)
+    asked = [Request(f"What is this {i}?", (partial(noise_image, i),)) for i in range(8)]
+    asked[2] = Request("?", (damaged,))
+    asked[5] = Request("?", (partial(noise_image, 5),), Decoding(temperature=1.0))
+    seeds = list(range(8))
+    expected = [str(reply) for reply in model.answer(asked, seeds)]
+    with model.ahead(asked, workers):
+        replies = model.answer(asked[:5], seeds[:5]) + model.answer(asked[5:], seeds[5:])
+    assert [str(reply) for reply in replies] == expected
+    assert expected[2] == "UnpicklableError: not to be sent"
+
+
+class UnpicklableError(Exception):
+    def __init__(self, reason: object) -> None:
+        super().__init__("not to be sent")
+        self.reason = (one for one in [reason])
+
+
+@pytest.mark.parametrize("together", [1, 2])
+def test_reading_ahead_holds_few_images(checkpoint: Path, together: int) -> None:
+    model = load(str(checkpoint), together=together)
+    opened = 0
+
+    def counted(i: int) -> Image.Image:
+        nonlocal opened
+        opened += 1
+        return noise_image(i)
+
+    asked = [Request("?", (partial(counted, i),)) for i in range(20)]
+    with model.ahead(asked):
+        for done, sample in enumerate(asked, start=1):
+            model.answer([sample], [0])
+            assert opened <= done + together + 1
+    assert opened == 20
+
+
+def test_other_questions_than_were_announced_are_refused(model: Unified) -> None:
+    asked = [Request("one?"), Request("two?")]
+    with model.ahead(asked), pytest.raises(ValueError, match="in order"):
+        model.answer(asked[::-1], [0, 0])
+    assert model.answer(asked[:1], [0])  # nothing is left of it

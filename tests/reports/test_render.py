@@ -1,44 +1,22 @@
-"""Reports of a small run with a known content, written by the store itself."""
+"""The page of a small run with a known content, written by the store itself."""
 
 from __future__ import annotations
 
 import base64
 import io
-import json
-import re
 import subprocess
 import sys
-from html.parser import HTMLParser
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from benchmarks.store import Shard, shard_path, write_image, write_records, write_scores
-from benchmarks.types import BenchError, Json, Metric, Prediction, RunRecord, Sample, Score, Verdict
-from reports.examples import boxes, choose
-from reports.render import html, load_records, table, to_json
-
-HOSTILE = '<script>alert("x")</script>'
-
-
-def record(benchmark: str, metrics: tuple[Metric, ...], judge: Json, suite: str = "toy") -> RunRecord:
-    return RunRecord(
-        benchmark=benchmark,
-        version="1",
-        suite=suite,
-        profile=f"{benchmark}-official",
-        model={"name": "toy <8M>", "sha256": "ab12"},
-        judge=judge,
-        data={},
-        seed=7,
-        settings={"steps": 20},
-        code={"revision": "v0.1.0"},
-        packages={"numpy": "2.4.6"},
-        hardware={"cores": 2},
-        metrics=metrics,
-    )
-
+from benchmarks.types import BenchError, Metric, Prediction, Sample, Score, Verdict
+from reports.published import against_published
+from reports.render import html, load_records
+from tests.reports.stored import HOSTILE, Page, assert_self_contained, record
 
 GENEVAL = record(
     "geneval",
@@ -48,7 +26,7 @@ GENEVAL = record(
     ),
     {"detector": {"name": "rtmdet", "held_out": {"scenes": 0.994}}, "color": {"held_out": {"accuracy": 0.9981}}},
 )
-VQAV2 = record("vqav2", (Metric("exact_match", 0.3, 0.2, 0.45, n=1, missing=0, chance=0.1725),), {})
+VQAV2 = record("vqav2", (Metric(f"exact_match{HOSTILE}", 0.3, 0.2, 0.45, n=1, missing=0, chance=0.1725),))
 
 
 def png(color: str) -> bytes:
@@ -89,55 +67,6 @@ def run(tmp_path: Path) -> Path:
     return root
 
 
-class Page(HTMLParser):
-    """All start tags with their attributes, and all text outside ``style``."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(source)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        if self.tags and self.tags[-1][0] != "style":
-            self.text += data
-
-    def all(self, tag: str, kind: str = "") -> list[dict[str, str | None]]:
-        return [
-            attrs
-            for name, attrs in self.tags
-            if name == tag and (not kind or kind in (attrs.get("class") or "").split(" "))
-        ]
-
-
-def test_table_shows_every_metric_and_the_judges_accuracy(run: Path) -> None:
-    lines = table(load_records(run)).splitlines()
-    assert lines[0].startswith("suite: toy")
-    assert lines[1].split("  ")[0] == "benchmark"
-    cells = [re.split(r"\s{2,}", line) for line in lines[3:6]]
-    assert cells == [
-        ["geneval", "overall", "0.750", "0.610 to 0.850", "7", "1", "0.000", "geneval-official"],
-        ["geneval", "colors", "1.000", "-", "1", "0", "-", "geneval-official"],
-        ["vqav2", "exact_match", "0.300", "0.200 to 0.450", "1", "0", "0.172", "vqav2-official"],
-    ]
-    assert lines[6:] == ["judge of geneval, held out: color accuracy 0.9981, detector scenes 0.994"]
-
-
-def test_other_units_and_suites() -> None:
-    fid = record("mjhq", (Metric("fid", 8.123, None, None, 30000, 0, higher_is_better=False, unit="FID"),), {}, "paper")
-    text = table([fid])
-    assert text.startswith("suite: paper\n")
-    assert "fid (lower is better)   8.12  -" in text
-    assert "toy" not in text
-
-
-def test_json_has_the_form_of_run_json(run: Path) -> None:
-    assert json.loads(to_json(load_records(run))) == json.loads((run / "run.json").read_text())
-
-
 def test_a_run_that_is_absent_or_incomplete_is_a_users_error(run: Path) -> None:
     with pytest.raises(BenchError, match="no run folder"):
         load_records(run / "elsewhere")
@@ -148,28 +77,58 @@ def test_a_run_that_is_absent_or_incomplete_is_a_users_error(run: Path) -> None:
 
 
 def test_page_is_self_contained_and_escaped(run: Path) -> None:
-    source = html(run)
+    source = html(run, comparisons=against_published([GENEVAL], "BLIP3-o 8B"))
+    assert_self_contained(source)
     page = Page(source)
-    assert not page.all("script")
-    assert not page.all("link")
-    links = [attrs[name] for _, attrs in page.tags for name in ("href", "src") if name in attrs]
-    assert links
-    assert all((link or "").startswith("data:image/") for link in links)
-    assert "url(" not in source
     assert f"expected 2 {HOSTILE}, found 1" in page.text
+    assert f"exact_match{HOSTILE}" in page.text  # in the chart and the table
     assert "toy <8M>" in page.text
     assert "0.610 to 0.850" in page.text
     assert "not comparable with published" in page.text
+    assert "detector scenes 0.994" in page.text
 
 
-def test_plot_draws_the_interval_where_it_is(run: Path) -> None:
+def test_every_benchmark_has_a_chart_whose_text_is_text(run: Path) -> None:
     page = Page(html(run))
-    assert [(line["x1"], line["x2"]) for line in page.all("line", "whisker")] == [
-        ("61.0%", "85.0%"),
-        ("20.0%", "45.0%"),
+    charts = page.all("svg", "chart")
+    assert [chart["aria-label"] for chart in charts] == [
+        "scores and intervals of geneval, fraction",
+        "scores and intervals of vqav2, fraction",
     ]
-    assert [point["cx"] for point in page.all("circle", "point")] == ["75.0%", "100.0%", "30.0%"]
-    assert [line["x1"] for line in page.all("line", "chance")] == ["0.0%", "17.25%"]
+    assert all("viewbox" in chart and "width" not in chart for chart in charts)  # the page's width decides
+
+
+def test_parts_of_a_sum_have_a_chart_of_their_own(run: Path) -> None:
+    points = [
+        Metric("mme_perception_score", 1500, 1400, 1600, 2, 0, unit="points"),
+        Metric("mme_perception_score.count", 150, 100, 200, 1, 0, unit="points"),
+        Metric("mme_cognition_score", 500, 400, 600, 1, 0, unit="points"),
+    ]
+    write_records(run, [record("geneval", points)])
+    charts = Page(html(run)).all("svg", "chart")
+    assert [(chart["aria-label"] or "").rpartition(", ")[2] for chart in charts] == [
+        "points",
+        "parts of mme_perception_score",
+    ]
+
+
+def test_the_head_of_the_page_has_the_scores_of_the_papers_tables(run: Path) -> None:
+    write_records(run, [GENEVAL, record("vqav2", [Metric("overall", 0.1, None, None, 1, 0)])])
+    links = [link["href"] for link in Page(html(run)).all("a")]
+    assert links == ["#geneval", "#vqav2"]  # of a benchmark without such a score, its first
+
+
+def test_published_numbers_stand_beside_measured_ones(run: Path) -> None:
+    measured = record("geneval", [Metric("overall", 0.8, 0.78, 0.82, 2212, 0)], suite="paper")
+    page = Page(html(run, comparisons=against_published([measured], "BLIP3-o 4B")))
+    assert "Beside published numbers" in page.text
+    assert "highest: BLIP3-o 8B 0.84" in page.text
+    assert "reproduced" in page.text
+    assert page.all("svg", "chart")[0]["aria-label"] == "measured scores beside published ones"
+    toy = Page(html(run, comparisons=against_published([GENEVAL], "BLIP3-o 4B")))
+    assert "not comparable: toy suite" in toy.text
+    assert "highest" not in toy.text
+    assert "Beside published numbers" not in Page(html(run)).text
 
 
 def test_boxes_lie_over_their_image(run: Path) -> None:
@@ -177,23 +136,48 @@ def test_boxes_lie_over_their_image(run: Path) -> None:
     pictures = page.all("svg", "picture")
     assert len(pictures) == 7
     assert {picture["viewbox"] for picture in pictures} == {"0 0 64 64"}
-    rects = page.all("rect")
-    assert len(rects) == 2 * 7  # each with its halo
-    assert {(r["x"], r["y"], r["width"], r["height"]) for r in rects} == {("4.0", "8.0", "20.0", "32.0")}
+    rects = Counter((rect["x"], rect["y"], rect["width"], rect["height"]) for rect in page.all("rect"))
+    assert rects["4.0", "8.0", "20.0", "32.0"] == 2 * 7  # each with its halo
     assert "ring 0.99" in page.text
     uri = page.all("image")[0]["href"] or ""
     image = Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/png;base64,"))))
     assert image.getpixel((0, 0)) == (0, 0, 128)
 
 
-def test_examples_have_both_outcomes_and_what_was_not_scored(run: Path) -> None:
+def test_examples_have_every_outcome_and_say_of_how_many(run: Path) -> None:
     page = Page(html(run))
-    assert len(page.all("article", "right")) == 4
-    assert len(page.all("article", "wrong")) == 4  # one of them VQAv2's 0.3
-    assert len(page.all("article", "scored")) == 1
+    cards = [(card["data-outcome"], card["data-category"]) for card in page.all("article")]
+    assert cards == [
+        *[("wrong", "counting")] * 2,
+        *[("right", "counting")] * 2,
+        *[("wrong", "colors")] * 1,
+        *[("not scored", "colors")] * 1,
+        *[("right", "colors")] * 2,
+        ("wrong", "other"),  # VQAv2's 0.3
+    ]
+    assert "3 of 3 wrong, 1 of 1 not scored, 4 of 4 right" in page.text
     assert "the model ran out of memory" in page.text
     assert "a maroon thing" in page.text
     assert "3 of 10 annotators" in page.text
+
+
+def test_a_gallery_can_be_filtered_by_category_and_outcome(run: Path) -> None:
+    page = Page(html(run))
+    assert [option["value"] for option in page.all("option")] == ["", "counting", "colors"]  # VQAv2's has one category
+    boxes = [box["value"] for box in page.all("input")]
+    assert boxes == ["wrong", "not scored", "right", "wrong"]
+
+
+def test_the_judges_questions_and_replies_are_shown(run: Path) -> None:
+    crops = [{"Is it red?": "yes", HOSTILE: "no"}, {"Is it red?": "no", HOSTILE: "no"}]
+    with Shard(shard_path(run / "vqav2", Verdict, 0)) as shard:
+        shard.append([Verdict("vqav2/1", {"crops": crops, "reply": "Score: 0"})])
+    source = html(run)
+    text = Page(source).text
+    assert "Is it red?yes, no" in text
+    assert f"{HOSTILE}no, no" in text
+    assert "judge: Score: 0" in text
+    assert_self_contained(source)
 
 
 def test_samples_add_prompt_gold_and_input_image_of_shown_examples_only(run: Path) -> None:
@@ -222,21 +206,10 @@ def test_page_is_the_same_every_time(run: Path) -> None:
     assert html(run) == html(run)
 
 
-def test_choice_is_seeded_and_spreads_over_groups() -> None:
-    scores = [Score(f"{g}/{i}", str(g), "one", float(g % 2)) for g in range(40) for i in range(4)]
-    chosen = choose(scores, seed=1)["one"]
-    assert [score.value for score in chosen] == [1.0, 1.0, 0.0, 0.0]
-    assert len({score.group for score in chosen}) == 4
-    assert choose(scores, seed=1)["one"] == chosen
-    assert any(choose(scores, seed=other)["one"] != chosen for other in range(2, 6))
-
-
-@pytest.mark.parametrize("finding", [None, "yes", {"text": "yes"}, {"boxes": {}}])
-def test_findings_without_boxes(finding: Json) -> None:
-    assert boxes(finding) == ()
-
-
 def test_reports_import_no_torch() -> None:
-    code = "import sys, reports.render, reports.statistics; print({'torch', 'jinja2', 'scipy'} & set(sys.modules))"
+    code = (
+        "import sys, reports.render, reports.history, reports.leaderboard; "
+        "print({'torch', 'jinja2', 'scipy', 'matplotlib'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

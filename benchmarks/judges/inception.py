@@ -1,0 +1,199 @@
+"""Features of images: Inception-v3 as clean-fid computes them, and CLIP's through open_clip.
+
+An image goes through a network alone, so no row depends on what else is looked at. clean-fid takes batches of 32, whose
+rows may differ in the last bits.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.environment import usable_cores
+from benchmarks.images import UNREADABLE
+from benchmarks.judges.color import ColorSpec, create
+from benchmarks.judges.weights import checked_digest
+from benchmarks.types import BenchError, Json
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+#: The name under which clean-fid loads its network (cleanfid/inception_torchscript.py).
+INCEPTION_FILE = "inception-2015-12-05.pt"
+#: Digest of NVIDIA's file, as k-diffusion's evaluation.py checks it.
+INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
+
+Opener = Callable[[], Image.Image]
+
+
+class Extractor(Protocol):
+    """A network that makes a row of features of an image."""
+
+    @property
+    def name(self) -> str:
+        """The key of its rows in verdicts."""
+
+    def describe(self) -> Mapping[str, Json]:
+        """Everything that determines the features: they are cached under it."""
+
+    def load(self) -> None:
+        """Load the network now, before threads want parts of it. Raises BenchError for wrong weights."""
+
+    def prepare(self, image: Image.Image) -> Any:
+        """The network's input; called by several threads at once."""
+
+    def features(self, prepared: Any) -> NDArray[np.float32]:
+        """One row [d]."""
+
+
+@dataclass(frozen=True)
+class Inception:
+    """The 2048 features of clean-fid's mode "clean" (bicubic, antialiased, not rounded; weights of 2015-12-05).
+
+    ``weights`` is a TorchScript file of that name; ``sha256`` (or its first digits) is checked where given.
+    """
+
+    weights: Path
+    sha256: str | None = INCEPTION_SHA256
+    device: str = "cpu"
+    name: str = "inception"
+
+    def describe(self) -> Mapping[str, Json]:
+        return {
+            "library": "clean-fid",
+            "mode": "clean",
+            "weights_sha256": self._digest,
+            "device": self.device.split(":")[0],
+        }
+
+    def load(self) -> None:
+        _ = self._network, self._resize
+
+    def prepare(self, image: Image.Image) -> NDArray[np.float32]:
+        """Float32 [3, 299, 299] from 0 to 255."""
+        resized = self._resize(np.asarray(image.convert("RGB")))
+        return np.ascontiguousarray(resized.transpose(2, 0, 1))
+
+    def features(self, prepared: NDArray[np.float32]) -> NDArray[np.float32]:
+        import torch
+
+        # Without optimisation: TorchScript fuses kernels after the first images, which then give other last bits.
+        with torch.no_grad(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+            row = self._network(torch.from_numpy(prepared)[None].to(self.device))[0]
+        return np.asarray(row.float().cpu().numpy())
+
+    @cached_property
+    def _digest(self) -> str:
+        return checked_digest(self.weights, self.sha256)
+
+    @cached_property
+    def _resize(self) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+        from cleanfid.resize import build_resizer
+
+        return build_resizer("clean")  # type: ignore[no-any-return]
+
+    @cached_property
+    def _network(self) -> Any:
+        import torchvision_guard
+
+        torchvision_guard.install()
+        from cleanfid.inception_torchscript import InceptionV3W
+
+        assert self._digest
+        if self.weights.name != INCEPTION_FILE:
+            raise BenchError(f"clean-fid loads {INCEPTION_FILE} only: give {self.weights} that name")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`torch.jit.load` is", DeprecationWarning)
+            return InceptionV3W(str(self.weights.parent), download=False).to(self.device).eval()
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Image embeddings of an open_clip model, not normalised (as clean-fid's model_name="clip_vit_b_32" has them).
+
+    fp32 on every device, where clean-fid's are fp16 on a GPU.
+    """
+
+    spec: ColorSpec
+    name: str = "clip"
+
+    def describe(self) -> Mapping[str, Json]:
+        return {
+            "library": "open_clip",
+            "model": self.spec.model,
+            "weights_sha256": self._digest,
+            "device": self.spec.device.split(":")[0],
+        }
+
+    def load(self) -> None:
+        _ = self._loaded
+
+    def prepare(self, image: Image.Image) -> Any:
+        return self._loaded[1](image.convert("RGB"))
+
+    def features(self, prepared: Any) -> NDArray[np.float32]:
+        import torch
+
+        with torch.inference_mode():
+            row = self._loaded[0].encode_image(prepared[None].to(self.spec.device))[0]
+        return np.asarray(row.float().cpu().numpy())
+
+    @cached_property
+    def _digest(self) -> str:
+        return checked_digest(self.spec.weights, self.spec.sha256)
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        """Model and preprocessing."""
+        assert self._digest
+        return create(self.spec, self.spec.weights)[:2]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An image as the networks saw it: its ``size`` (width, height) and a row of features by extractor."""
+
+    size: tuple[int, int]
+    rows: Mapping[str, NDArray[np.float32]]
+
+
+def extract(openers: Sequence[Opener], extractors: Sequence[Extractor]) -> Iterator[Seen | Exception]:
+    """Features of images, in their order; for one that is unreadable, or whose features are not finite, the error.
+
+    Images are decoded and resized by as many threads as there are cores: Pillow lets go of Python's lock. All of
+    ``openers`` may be in memory at once, 1 MB each, so give a few dozen.
+    """
+
+    def prepare(opener: Opener) -> tuple[tuple[int, int], list[Any]] | Exception:
+        try:
+            image = opener()
+            return image.size, [extractor.prepare(image) for extractor in extractors]
+        except UNREADABLE as error:
+            return error
+
+    for extractor in extractors:
+        extractor.load()
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        for prepared in pool.map(prepare, openers):
+            if isinstance(prepared, Exception):
+                yield prepared
+                continue
+            size, inputs = prepared
+            rows = {e.name: e.features(given) for e, given in zip(extractors, inputs, strict=True)}
+            bad = [name for name, row in rows.items() if not np.isfinite(row).all()]
+            yield ValueError(f"features of {', '.join(bad)} are not finite") if bad else Seen(size, rows)
+
+
+def read_image(path: str | os.PathLike[str]) -> Image.Image:
+    """RGB as clean-fid opens a file: without turning it as EXIF says. Raises one of ``UNREADABLE``."""
+    with Image.open(path) as image:
+        return image.convert("RGB")
