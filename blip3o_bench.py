@@ -191,7 +191,11 @@ JUDGE_OPTIONS = _together(
 
 @main.command()
 @click.argument("names", metavar="[BENCHMARK]...", nargs=-1)
-@click.option("--suite", type=click.Choice(tuple(catalog.SUITES)), help="Default: toy for embedded models, else paper.")
+@click.option(
+    "--suite",
+    type=click.Choice((*catalog.SUITES, "toy-quick")),
+    help=f"toy-quick is toy with --limit {catalog.QUICK}. Default: toy for embedded models, else paper.",
+)
 @click.option("--model", "model_spec", default="toy", show_default=True, help=MODEL_HELP)
 @click.option("--out", type=FOLDER, help="Folder of the run; give it again to resume. Default: runs/ and the options.")
 @click.option("--seed", type=int, help="Base of the seeds of all samples. Default: 0.")
@@ -222,7 +226,7 @@ JUDGE_OPTIONS = _together(
 @click.option("--data-dir", type=FOLDER, help="Folder of fetched data sets. Default: see data list.")
 def run(
     names: tuple[str, ...],
-    suite: catalog.Suite | None,
+    suite: catalog.Suite | Literal["toy-quick"] | None,
     model_spec: str,
     out: Path | None,
     seed: int | None,
@@ -243,6 +247,8 @@ def run(
 
     Started by torchrun or by hand with RANK and WORLD_SIZE, several processes share one run.
     """
+    if suite == "toy-quick":
+        suite, limit = "toy", limit or catalog.QUICK
     out = out or _default_out(suite or _default_suite(model_spec), model_spec, names, seed, limit)
     data = catalog.Data(data_dir, judging.detector, judging.clip, grid=grid)
     if rescore or rejudge:

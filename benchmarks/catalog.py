@@ -223,3 +223,6 @@ SUITES: Mapping[Suite, tuple[str, ...]] = {
     "toy": (*DRAWING, *COLUMNS),
     "paper": (*DRAWING, *COLUMNS),
 }
+
+#: Samples of each benchmark in the suite that the command line calls toy-quick: the toy suite, limited.
+QUICK = 32

@@ -7,7 +7,9 @@ docs/geneval.md lists that.
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import io
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -336,7 +338,7 @@ class GenEval:
         found = dict(zip(images, detected, strict=True))
         colors = self._color_logits(samples, images, found)
         return [
-            Verdict(sample.id, self._finding(found[i], colors[i]))
+            Verdict(sample.id, self._finding(sample.meta, found[i], colors[i]))
             if i in images
             else Verdict(sample.id, error=str(opened[i]))
             for i, sample in enumerate(samples)
@@ -373,14 +375,22 @@ class GenEval:
         """Where the class was found, in the detector's order."""
         return np.flatnonzero(detections.labels == self.detector.classes.index(name))
 
-    def _finding(self, detections: Detections, color_logits: Mapping[str, Json]) -> Json:
-        """Boxes above the lower threshold by class, in the detector's order, and colors where they are asked for."""
+    def _finding(self, metadata: Metadata, detections: Detections, color_logits: Mapping[str, Json]) -> Json:
+        """Boxes above the lower threshold by class, in the detector's order, and colors where they are asked for.
+
+        Masks are kept of the classes that are asked for, for reports; the rule does not look at them.
+        """
         boxes = {
             name: np.column_stack([detections.boxes[rows], detections.scores[rows]]).tolist()
             for name in self.detector.classes
             if len(rows := self._rows(detections, name))
         }
-        return {"floor": self.options.floor, "boxes": boxes, "color_logits": dict(color_logits)}
+        masks = {
+            name: [mask_png(detections.masks[i], detections.boxes[i]) for i in self._rows(detections, name)]
+            for name in dict.fromkeys(clause["class"] for clause in metadata.get("include", ()))
+            if name in boxes and detections.masks is not None
+        }
+        return {"floor": self.options.floor, "boxes": boxes, "masks": masks, "color_logits": dict(color_logits)}
 
     def summarize(self, samples: Sequence[Sample], verdicts: Mapping[str, Verdict]) -> tuple[list[Score], list[Metric]]:
         scores = [self._score(sample, verdicts.get(sample.id)) for sample in samples]
@@ -438,6 +448,16 @@ def _opened(prediction: Prediction, folder: Path) -> Image.Image | str:
             return ImageOps.exif_transpose(file).convert("RGB")
     except UNREADABLE as error:
         return f"{path} is not a readable image: {error}"
+
+
+def mask_png(mask: NDArray[np.bool_], box: NDArray[np.float32]) -> str:
+    """What of ``mask`` [height, width] lies in the whole pixels that ``box`` touches: a one-bit PNG in base64."""
+    left, top = np.maximum(np.floor(box[:2]), 0).astype(int)
+    right, bottom = np.ceil(box[2:4]).astype(int)
+    buffer = io.BytesIO()
+    # At least one pixel: an empty mask has an empty box.
+    Image.fromarray(mask[top : max(bottom, top + 1), left : max(right, left + 1)]).save(buffer, "PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _crops(image: Image.Image, detections: Detections, rows: NDArray[np.intp]) -> list[Image.Image]:

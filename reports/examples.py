@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +28,18 @@ LONGEST_SIDE = 512
 
 
 @dataclass(frozen=True)
+class Mask:
+    """The pixels of a detection: white where it is, from the pixel (``x``, ``y``) on. ``id`` is of this mask alone."""
+
+    id: str
+    uri: str
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
 class Box:
     """A detection in pixels of the original image; ``kind`` numbers the image's classes."""
 
@@ -35,6 +49,7 @@ class Box:
     height: float
     label: str
     kind: int
+    mask: Mask | None = None
 
 
 @dataclass(frozen=True)
@@ -119,14 +134,28 @@ def example(
 
 
 def boxes(finding: Json) -> tuple[Box, ...]:
-    """The boxes of any finding of the form ``{"boxes": {class: [[x1, y1, x2, y2, score], ...]}}``."""
+    """The boxes of any finding of the form ``{"boxes": {class: [[x1, y1, x2, y2, score], ...]}}``.
+
+    ``masks`` beside them, of some classes or none, holds one-bit PNGs in base64 in the same order, each of the pixels
+    that its box touches.
+    """
     if not isinstance(finding, dict) or "boxes" not in finding:
         return ()
+    masks = finding.get("masks", {})
     return tuple(
-        Box(left, top, right - left, bottom - top, f"{name} {score:.2f}", kind)
+        Box(left, top, right - left, bottom - top, f"{name} {score:.2f}", kind, png and _mask(png, left, top))
         for kind, (name, found) in enumerate(finding["boxes"].items())
-        for left, top, right, bottom, score in found
+        for (left, top, right, bottom, score), png in zip(found, masks.get(name, [None] * len(found)), strict=True)
     )
+
+
+def _mask(png: str, left: float, top: float) -> Mask:
+    from PIL import Image
+
+    x, y = max(0, math.floor(left)), max(0, math.floor(top))
+    width, height = Image.open(io.BytesIO(base64.b64decode(png))).size
+    name = hashlib.sha256(f"{x} {y} {png}".encode()).hexdigest()[:16]
+    return Mask(f"mask-{name}", f"data:image/png;base64,{png}", x, y, width, height)
 
 
 def questions(finding: Json) -> tuple[tuple[str, str], ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -448,3 +450,14 @@ def test_a_broken_image_is_an_error_of_the_verdict(tmp_path: Path) -> None:
     verdict = bench.judge([sample], [Prediction(sample.id, 0, 0.0, image="broken.png")], tmp_path)[0]
     assert verdict.error is not None
     assert "broken.png is not a readable image" in verdict.error
+
+
+def test_a_mask_is_kept_where_its_box_is() -> None:
+    mask = np.zeros((20, 30), dtype=np.bool_)
+    mask[4:9, 10:16] = True
+    mask[6, 12] = False
+    png = geneval.mask_png(mask, np.array([9.5, 4.0, 16.2, 9.0], dtype=np.float32))
+    kept = np.asarray(Image.open(io.BytesIO(base64.b64decode(png))))
+    assert np.array_equal(kept, mask[4:9, 9:17])
+    empty = geneval.mask_png(np.zeros((20, 30), dtype=np.bool_), np.zeros(4, dtype=np.float32))
+    assert Image.open(io.BytesIO(base64.b64decode(empty))).size == (1, 1)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import io
+
 import pytest
+from PIL import Image
 
 from benchmarks.types import Json, Score
 from reports.examples import boxes, choose, judged, questions
@@ -41,3 +45,14 @@ def test_a_question_has_one_reply_per_crop() -> None:
 )
 def test_what_a_judge_wrote(finding: Json, shown: str) -> None:
     assert judged(finding) == shown
+
+
+def test_a_mask_is_drawn_from_the_first_pixel_that_its_box_touches() -> None:
+    buffer = io.BytesIO()
+    Image.new("1", (4, 3), 1).save(buffer, "PNG")
+    png = base64.b64encode(buffer.getvalue()).decode()
+    found = boxes({"boxes": {"dog": [[5.5, 7.0, 8.2, 9.6, 0.9]], "cat": [[0, 0, 2, 2, 0.4]]}, "masks": {"dog": [png]}})
+    assert found[0].mask is not None
+    assert (found[0].mask.x, found[0].mask.y, found[0].mask.width, found[0].mask.height) == (5, 7, 4, 3)
+    assert found[0].mask.uri == f"data:image/png;base64,{png}"
+    assert found[1].mask is None
