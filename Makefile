@@ -43,6 +43,7 @@ bench-generation: .venv/.installed ## judging of GenEval, DPG-Bench and FID besi
 
 bench-statistics: .venv/.installed ## the cluster bootstrap beside scipy's, and coverage of the intervals (some minutes)
 	.venv/bin/python -m reports.bench
+	.venv/bin/python -m reports.bench_compare
 
 clean: ## remove .venv, caches and runs/demo
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache runs/demo

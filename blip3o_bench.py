@@ -578,6 +578,50 @@ def report(
 
 
 @main.command()
+@click.argument("first", metavar="A", type=FOLDER)
+@click.argument("second", metavar="B", type=FOLDER)
+@click.option("--force", is_flag=True, help="Compare runs that are not alike; what differs is printed.")
+@click.option("--html", "page", type=click.Path(path_type=Path, dir_okay=False), help="Also write a page with flips.")
+@click.option("--json", "as_json", is_flag=True, help="Print every digit and all flipped samples.")
+@click.option("--data-dir", type=FOLDER, help="Folder of fetched data sets.")
+def compare(first: Path, second: Path, force: bool, page: Path | None, as_json: bool, data_dir: Path | None) -> None:
+    """Compare two complete runs: B - A of every metric, with interval and test."""
+    from reports import compare as comparing
+
+    found = comparing.compare(first, second, force)
+    click.echo(comparing.to_json(found) if as_json else comparing.text(found))
+    if page:
+        _write(page, comparing.html(found, _asked(found.records, data_dir)).encode("utf-8", "replace"))
+        click.echo(f"written: {page}", err=True)
+
+
+@main.command()
+@click.argument("new", metavar="NEW", type=FOLDER)
+@click.option("--baseline", type=FOLDER, required=True, help="The run that it must not be worse than.")
+@click.option("--policy", "policy_file", type=click.Path(path_type=Path, dir_okay=False), help="gates.toml")
+@click.option("--junit", "junit_file", type=click.Path(path_type=Path, dir_okay=False), help="Also write JUnit XML.")
+@click.option("--json", "as_json", is_flag=True, help="Print the verdict with every digit.")
+@click.pass_context
+def gate(
+    ctx: click.Context, new: Path, baseline: Path, policy_file: Path | None, junit_file: Path | None, as_json: bool
+) -> None:
+    """Exit 0 if NEW is no worse than the baseline, 1 if it is, 2 if that cannot be told."""
+    from reports import ci
+    from reports import gate as gating
+
+    found = gating.gate(new, baseline, gating.read_policy(policy_file) if policy_file else None)
+    click.echo(gating.to_json(found) if as_json else gating.text(found))
+    if junit_file:
+        _write(junit_file, ci.junit(found).encode())
+    if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+        with Path(summary).open("a", encoding="utf-8") as file:
+            file.write(ci.github_summary(found))
+    if os.environ.get("GITHUB_ACTIONS") == "true" and (told := ci.github_annotations(found)):
+        click.echo(told, err=True)  # standard output may be JSON
+    ctx.exit(found.exit_code)
+
+
+@main.command()
 @click.argument("folder", metavar="FOLDER", type=FOLDER)
 def leaderboard(folder: Path) -> None:
     """Write FOLDER/leaderboard.html, one sortable page of all complete runs below the folder."""

@@ -65,8 +65,8 @@ def bars(metrics: Sequence[Metric]) -> Figure:
     """Metrics of one unit as bars with 95 % intervals. A dashed line: what a model scores that does not look."""
     unit = metrics[0].unit
     shown = [x for m in metrics for x in (m.value, m.low, m.high, m.chance) if x is not None]
-    with _style():
-        figure = _figure(0.42 * len(metrics) + 0.5)
+    with style():
+        figure = new_figure(0.42 * len(metrics) + 0.5)
         axes = figure.subplots()
         for row, metric in enumerate(metrics):
             _bar(axes, row, metric)
@@ -100,8 +100,8 @@ def lines(panels: Sequence[Panel]) -> Figure:
     """
     names = list(dict.fromkeys(name for panel in panels for name in panel.series))
     looks = {name: _look(index) for index, name in enumerate(names)}
-    with _style():
-        figure = _figure(2.7 * len(panels) + 0.2 * len(names))
+    with style():
+        figure = new_figure(2.7 * len(panels) + 0.2 * len(names))
         for axes, panel in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
             _lines(axes, panel, looks)
         if len(names) > 1:
@@ -164,8 +164,8 @@ def beside_published(comparisons: Sequence[Comparison], published: Sequence[Publ
     ``published`` are the numbers that may stand in the background, of any columns.
     """
     columns = list(dict.fromkeys(one.published.column for one in comparisons))
-    with _style():
-        figure = _figure(0.75 * len(columns) + 0.3)
+    with style():
+        figure = new_figure(0.75 * len(columns) + 0.3)
         for axes, column in zip(figure.subplots(len(columns), squeeze=False)[:, 0], columns, strict=True):
             shown = [one for one in comparisons if one.published.column == column]
             _strip(axes, shown, [value for value in published if value.column == column])
@@ -193,7 +193,7 @@ def _strip(axes: Axes, shown: Sequence[Comparison], published: Sequence[Publishe
 def embed(figure: Figure, description: str) -> str:
     """The figure as an ``<svg>`` element that takes its colors from the page; ``description`` is read aloud."""
     buffer = io.StringIO()
-    with _style():
+    with style():
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = re.sub(r"<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.DOTALL)
     svg = re.sub(r' id="[a-zA-Z]+[a-zA-Z0-9.]*_\d+"', "", svg)  # figure_1 would be there once per chart of the page
@@ -213,20 +213,20 @@ def save(figure: Figure, path: Path) -> None:
         raise BenchError(f"{path}: a figure's name ends in one of {', '.join('.' + name for name in sorted(known))}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _style():
+        with style():
             figure.savefig(path, format=kind, dpi=200)
     except OSError as error:
         raise BenchError(f"cannot write {path}: {error.strerror}") from error
 
 
-def _figure(height: float) -> Figure:
+def new_figure(height: float) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(WIDTH, height), layout="constrained")
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def style() -> Iterator[None]:
     """Text stays text (searchable, scalable), names are never formulas, and ids are the same every time."""
     from matplotlib import rc_context
 

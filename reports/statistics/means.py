@@ -71,7 +71,7 @@ class Spread:
     mean: float
     se: float | None  # None: a stratum has one group only
     df: float
-    groups: int
+    groups: float  # so many in one stratum would tell as much: 1 / sum(weight^2 / groups of the stratum)
     note: str = ""
 
 
@@ -97,10 +97,11 @@ def spread(
     residual[np.abs(residual) < 1e-12 * np.abs(values).max(initial=0)] = 0
     count = np.bincount(home, minlength=len(names))
     mean = float(share @ means)
+    groups_worth = 1 / float(np.sum(share**2 / count))
     if count.min() < 2:
         alone = names[int(np.argmin(count))]
         where = "one group only" if strata is None else f"stratum {alone!r} has one group only"
-        return Spread(mean, None, 0.0, len(group_names), f"{where}: no interval")
+        return Spread(mean, None, 0.0, groups_worth, f"{where}: no interval")
     sums = np.bincount(group, weights=residual)
     variance = np.bincount(home, weights=sums**2) * count / (count - 1) / sizes**2
     squares = np.bincount(stratum, weights=residual**2)
@@ -113,7 +114,7 @@ def spread(
     still = [str(name) for name, part in zip(names, parts, strict=True) if part == 0]
     if total > 0 and still:
         notes.append(f"no spread in {', '.join(still)}, which add nothing to the error")
-    return Spread(mean, math.sqrt(total), df, len(group_names), "; ".join(notes))
+    return Spread(mean, math.sqrt(total), df, groups_worth, "; ".join(notes))
 
 
 @dataclass(frozen=True)
@@ -194,14 +195,14 @@ def _estimate(
     return without_spread(found.mean, found.groups, confidence, bounds)
 
 
-def without_spread(mean: float, groups: int, confidence: float, bounds: tuple[float, float] | None) -> Estimate:
+def without_spread(mean: float, groups: float, confidence: float, bounds: tuple[float, float] | None) -> Estimate:
     """The interval of equal values from so many groups, see ``clustered_mean``."""
     if bounds is None:
         return Estimate(mean, None, None, "all values equal: no spread to make an interval from")
     z2 = z_quantile((1 + confidence) / 2) ** 2
     share = z2 / (groups + z2)
     low, high = mean - share * (mean - bounds[0]), mean + share * (bounds[1] - mean)
-    return Estimate(mean, low, high, f"all values equal: limits as of 0 deviations in {groups} groups (Wilson)")
+    return Estimate(mean, low, high, f"all values equal: limits as of 0 deviations in {groups:.4g} groups (Wilson)")
 
 
 def intraclass_correlation(values: ArrayLike, groups: Labels) -> float:

@@ -43,11 +43,14 @@ class Ratings:
         return tuple((worth / worth.sum()).tolist())
 
     def contrast(self, name: str, against: str, confidence: float = 0.95) -> Estimate:
-        """Log ratio of two worths, with its interval."""
+        """Log ratio of two worths, with its interval; none where the groups' scores cancel."""
         one, other = self.names.index(name), self.names.index(against)
         value = self.log_worth[one] - self.log_worth[other]
         cov = self.covariance
-        half = z_two_sided(confidence) * math.sqrt(float(cov[one, one] + cov[other, other] - 2 * cov[one, other]))
+        variance = float(cov[one, one] + cov[other, other] - 2 * cov[one, other])
+        if variance < 1e-12:
+            return Estimate(value, None, None, "the groups do not differ: no interval")
+        half = z_two_sided(confidence) * math.sqrt(variance)
         return Estimate(value, value - half, value + half)
 
 
@@ -72,6 +75,8 @@ def fit_ratings(
     without a finite maximum: some models never lose to the others (Ford 1957, Am. Math. Mon. 64:28).
     """
     one, other, names, counts = _rows(first, second, wins, losses, ties)
+    if not bool(counts[:, :2].any()):
+        raise ValueError("every judgment is a tie: nu is infinite, no maximum exists")
     if tie_model == "half":
         counts = np.stack([counts[:, 0] + counts[:, 2] / 2, counts[:, 1] + counts[:, 2] / 2], axis=1)
     elif not bool(counts[:, 2].any()):

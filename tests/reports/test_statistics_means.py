@@ -95,6 +95,17 @@ def test_equal_values_at_a_bound_give_wilsons_interval(groups: int) -> None:
         assert "equal" in estimate.note
 
 
+def test_equal_values_of_a_macro_average_count_small_strata_for_what_they_are() -> None:
+    """A mean of two strata of 6 and 150 groups varies as that of 1 / (1/4/6 + 1/4/150) = 23 groups would."""
+    strata = ["few"] * 6 + ["many"] * 150
+    found = stratified_mean([1.0] * 156, range(156), strata, bounds=(0, 1))
+    groups = 1 / (0.25 / 6 + 0.25 / 150)
+    z2 = 1.959964**2
+    assert found.low == pytest.approx(groups / (groups + z2), abs=1e-6)
+    proportional = stratified_mean([1.0] * 156, range(156), strata, {"few": 6, "many": 150}, bounds=(0, 1))
+    assert proportional.low == pytest.approx(156 / (156 + z2), abs=1e-6)
+
+
 def test_degenerate_data_say_so_instead_of_being_certain() -> None:
     equal = clustered_mean([0.3] * 6, range(6))
     assert equal.value == pytest.approx(0.3)

@@ -298,3 +298,16 @@ def test_tables_without_anything_to_compare() -> None:
 def test_cochrans_q_of_two_runs_is_mcnemar() -> None:
     outcomes = [[1, 0]] * 12 + [[0, 1]] * 5 + [[1, 1]] * 20
     assert cochran_q(outcomes).statistic == pytest.approx(49 / 17)
+
+
+def test_nothing_but_ties_has_no_maximum() -> None:
+    with pytest.raises(ValueError, match="every judgment is a tie"):
+        fit_ratings(["a", "a"], ["b", "b"], [0, 0], [0, 0], [1, 1])
+
+
+def test_prompts_that_say_the_same_give_no_interval() -> None:
+    """Each prompt has two wins and one loss of a: the scores of every prompt cancel at the maximum."""
+    found = fit_ratings(["a"] * 4, ["b"] * 4, [2] * 4, [1] * 4, groups=range(4)).contrast("a", "b")
+    assert found.value == pytest.approx(math.log(2))
+    assert (found.low, found.high) == (None, None)
+    assert "do not differ" in found.note
