@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import click
 
-from benchmarks import catalog
+from benchmarks import catalog, plugins
 from benchmarks.types import BenchError, Benchmark, RunRecord, Sample
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: Models that are not the path of a checkpoint.
-MODELS = ("toy", "oracle", "blank", "folder:DIR", "diffusers:NAME")
 TOY_CHECKPOINT = Path(__file__).parent / "model" / "toy"
 
 CHECKPOINTS_HELP = "a checkpoint folder, or owner/name[@revision] on the Hugging Face hub"
@@ -144,8 +142,10 @@ MODEL_OPTIONS = _together(
         "change the last bits. Default: 8 for the toy, else 1.",
     ),
     click.option("--steps", type=click.IntRange(min=1), help="Steps of a diffusers pipeline. Default: its own."),
-    click.option("--guidance", type=float, help="Guidance of a diffusers pipeline. Default: its own."),
-    click.option("--size", type=click.IntRange(min=8), help="Pixels of a diffusers pipeline. Default: its own."),
+    click.option("--guidance", type=float, help="Guidance of diffusers, Janus, Emu3. Default: its own."),
+    click.option(
+        "--size", type=click.IntRange(min=8), help="Pixels of diffusers, Emu3, openai-images. Default: its own."
+    ),
 )
 JUDGE_OPTIONS = _together(
     JudgeOptions,
@@ -281,7 +281,7 @@ def run(
         records = runner.rejudge(out, _stored_benchmarks(out, data, profiles), batch_size, part)
     else:
         model = load_model(model_spec, running)
-        benchmarks = [catalog.BENCHMARKS[suite, name](data) for name in chosen]
+        benchmarks = [catalog.load(suite, name, data) for name in chosen]
         benchmarks = _within_reach(benchmarks, model, model_spec, asked_for=bool(names))
         benchmarks = _rewritten(benchmarks, rewrite)
         _tell_absent(model, benchmarks)
@@ -368,10 +368,11 @@ def _tell_cost(judge: Chat | None) -> None:
 
 
 def _tell_absent(model: Model, benchmarks: Sequence[Benchmark]) -> None:
-    """Say at the start what a folder of images lacks or has too much; absent images will be counted as missing."""
+    """Say at the start what a folder or file lacks or has too much; what is absent will be counted as missing."""
+    from benchmarks.answers import FileAnswers
     from benchmarks.folder import FolderImages
 
-    if isinstance(model, FolderImages):
+    if isinstance(model, FolderImages | FileAnswers):
         for line in model.check([sample for benchmark in benchmarks for sample in benchmark.samples()]):
             click.echo(line, err=True)
 
@@ -394,7 +395,7 @@ def _default_out(
     suite: catalog.Suite, model_spec: str, names: Sequence[str], seed: int | None, limit: int | None
 ) -> Path:
     """A folder name that other options do not share."""
-    parts = [suite, Path(model_spec.removeprefix("folder:").removeprefix("diffusers:")).resolve().name, *names]
+    parts = [suite, Path(model_spec.partition(":")[2] or model_spec).resolve().name, *names]
     parts += [f"seed{seed}"] * bool(seed) + [f"limit{limit}"] * bool(limit)
     return Path("runs") / "-".join(parts)
 
@@ -402,6 +403,7 @@ def _default_out(
 def _names(suite: catalog.Suite, names: Sequence[str]) -> list[str]:
     whole = catalog.SUITES[suite]
     known = [*whole, *(name for other, name in catalog.BENCHMARKS if other == suite and name not in whole)]
+    known += [name for name in plugins.found("benchmarks") if name not in known]
     for name in names:
         if name not in known:
             raise BenchError(f"unknown benchmark {name!r} in the suite {suite}: choose among {', '.join(known)}")
@@ -434,30 +436,45 @@ def load_model(spec: str, running: ModelOptions) -> Model:
         from benchmarks.folder import FolderImages
 
         return FolderImages(Path(name))
-    if kind == "diffusers" or running.backend == "vllm":
-        return _load_other(kind, name if kind == "diffusers" else spec, running)
+    if kind == "answers":
+        from benchmarks.answers import FileAnswers
+
+        return FileAnswers(Path(name))
+    if kind == "openai-chat":
+        from benchmarks.endpoint import ChatEndpoint
+
+        return ChatEndpoint(name)
+    if kind == "openai-images":
+        from benchmarks.endpoint import ImagesEndpoint
+
+        return ImagesEndpoint(name, running.size)
+    if kind in ("diffusers", "janus", "emu3", "transformers") or running.backend == "vllm":
+        return _load_other(kind, spec if running.backend == "vllm" else name, running)
+    if not Path(spec).is_dir() and kind in plugins.found("models"):
+        return plugins.model(kind, name)
     return load_checkpoint(spec, running.model_profile, running.device, together=running.answers_together)
 
 
 def _load_other(kind: str, name: str, running: ModelOptions) -> Model:
     from model.tensors import CheckpointError
 
+    place = _place(running.device)
+    half: Literal["bfloat16", "float32"] = "bfloat16" if place == "cuda" else "float32"
     try:
-        if kind == "diffusers":
-            from model.adapters import DiffusersPipeline
+        if running.backend == "vllm":
+            from model.vllm_backend import VllmUnderstanding
 
-            place = _place(running.device)
-            return DiffusersPipeline(
-                name,
-                place,
-                "float16" if place == "cuda" else "float32",
-                running.steps,
-                running.guidance,
-                running.size,
-            )
-        from model.vllm_backend import VllmUnderstanding
+            return VllmUnderstanding(name)
+        from model import adapters
 
-        return VllmUnderstanding(name)
+        if kind == "janus":
+            return adapters.Janus(name, place, half, running.guidance)
+        if kind == "emu3":
+            return adapters.Emu3(name, place, half, running.guidance, running.size)
+        if kind == "transformers":
+            return adapters.ImageTextToText(name, place, half)
+        dtype: Literal["float16", "float32"] = "float16" if place == "cuda" else "float32"
+        return adapters.DiffusersPipeline(name, place, dtype, running.steps, running.guidance, running.size)
     except CheckpointError as error:  # the model package knows nothing of ours, BenchError included
         raise BenchError(str(error)) from error
 
@@ -467,7 +484,7 @@ def load_checkpoint(
 ) -> Unified:
     """A BLIP3-o: the toy, a checkpoint folder, or one on the hub, to draw so many images. Raises BenchError."""
     if spec != "toy" and not Path(spec).is_dir() and "/" not in spec:
-        raise BenchError(f"unknown model {spec!r}: choose {', '.join(MODELS)} or the path of a checkpoint folder")
+        raise BenchError(f"unknown model {spec!r}: choose one of blip3o-bench models list, or a checkpoint folder")
     from model.checkpoint import CheckpointError
     from model.generate import GROUP, load
 
@@ -510,9 +527,7 @@ def _stored_benchmarks(out: Path, data: catalog.Data, profiles: Sequence[str]) -
     spec, _ = store.read_spec(out)
     suite = cast(catalog.Suite, spec.suite)
     return [
-        catalog.BENCHMARKS[suite, name](
-            replace(data, profiles=catalog.choose(profiles, spec.benchmarks[name]["profile"]))
-        )
+        catalog.load(suite, name, replace(data, profiles=catalog.choose(profiles, spec.benchmarks[name]["profile"])))
         for name in _names(suite, list(spec.benchmarks))
     ]
 
@@ -661,7 +676,7 @@ def export(folder: Path, out: Path, data_dir: Path | None) -> None:
 
     for record in store.read_records(folder):
         suite = cast(catalog.Suite, record.suite)
-        benchmark = catalog.BENCHMARKS[suite, record.benchmark](_data(record, data_dir))
+        benchmark = catalog.load(suite, record.benchmark, _data(record, data_dir))
         own = folder / benchmark.name
         samples = limited(benchmark.samples(), record.settings["limit"])
         try:
@@ -681,7 +696,7 @@ def _asked(records: Sequence[RunRecord], data_dir: Path | None) -> dict[str, Seq
     for record in records:
         suite = cast(catalog.Suite, record.suite)
         try:
-            samples[record.benchmark] = catalog.BENCHMARKS[suite, record.benchmark](_data(record, data_dir)).samples()
+            samples[record.benchmark] = catalog.load(suite, record.benchmark, _data(record, data_dir)).samples()
         except BenchError as error:
             click.echo(f"examples of {record.benchmark} come without their prompts: {error}", err=True)
     return samples
@@ -716,6 +731,19 @@ def validate(benchmark: str, annotations: tuple[Path, ...], verdicts: Path | Non
     files = annotations or sorted(datasets.locate("geneval-annotations", data_dir).glob("annotations_*.csv"))
     metadata = geneval.read_metadata(datasets.locate("geneval", data_dir) / "evaluation_metadata.jsonl")
     click.echo(people.table([people.validate(file, metadata, verdicts) for file in files]))
+
+
+@main.group("models", no_args_is_help=False)
+def models_group() -> None:
+    """What --model takes."""
+
+
+@models_group.command("list")
+def models_list() -> None:
+    """Kinds of models: what each can do and what it needs, and the plug-ins installed."""
+    from benchmarks.models import table
+
+    click.echo(table())
 
 
 @main.group(no_args_is_help=False)
@@ -817,7 +845,7 @@ def generate(
 
     if bool(prompts) == bool(pictures):
         raise BenchError("give one or more prompts, or one or more --image FILE")
-    if model_spec in ("oracle", "blank") or model_spec.startswith(("folder:", "diffusers:")):
+    if model_spec in ("oracle", "blank") or ":" in model_spec:
         raise BenchError(f"the model {model_spec} reads no prompts: choose toy or the path of a checkpoint folder")
     names = [f"{number:05d}" for number in range(len(prompts or pictures))]
     seeds = [seed_for(seed, name) for name in names]

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from benchmarks import plugins
 from benchmarks.types import BenchError, Benchmark
 
 if TYPE_CHECKING:
@@ -226,3 +227,9 @@ SUITES: Mapping[Suite, tuple[str, ...]] = {
 
 #: Samples of each benchmark in the suite that the command line calls toy-quick: the toy suite, limited.
 QUICK = 32
+
+
+def load(suite: Suite, name: str, data: Data) -> Benchmark:
+    """Ours, or a plug-in's where we have none of that name. Raises BenchError."""
+    ours = BENCHMARKS.get((suite, name))
+    return ours(data) if ours else plugins.benchmark(name, data)

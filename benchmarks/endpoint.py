@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
 from benchmarks.images import UNREADABLE
-from benchmarks.judges.chat import _NO_CREDIT, KEY_VARIABLE, _brief, _unreachable, data_url
+from benchmarks.judges.chat import KEY_VARIABLE, NO_CREDIT, brief, data_url, unreachable
 from benchmarks.types import BenchError, Json, Sample
 
 if TYPE_CHECKING:
@@ -63,16 +63,16 @@ class _Endpoint:
         try:
             return ask(sample, seed)
         except openai.APIStatusError as error:
-            said = f"{self.model} at {self.url} answered {_brief(error)}"
+            said = f"{self.model} at {self.url} answered {brief(error)}"
             if error.status_code == 401:
                 raise BenchError(f"{said}: set {KEY_VARIABLE} to its key") from error
-            if error.status_code == 402 or error.code == _NO_CREDIT:
+            if error.status_code == 402 or error.code == NO_CREDIT:
                 raise BenchError(f"{said}: its account has no credit left") from error
             if error.status_code == 404:
                 raise BenchError(f"{said}: give a model that it serves for this, and its base URL") from error
             return error
         except openai.APIConnectionError as error:
-            if _unreachable(error):
+            if unreachable(error):
                 raise BenchError(
                     f"no server answers at {self.url}: start it, or correct its address; "
                     "what is stored is kept, and the same command resumes"

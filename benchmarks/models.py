@@ -23,20 +23,22 @@ class Kind:
         return self.spec.partition(":")[0]
 
 
-_HUB = "a folder, or owner/name[@revision] on the Hugging Face hub"
+_WEIGHTS = "[models], a folder or owner/name[@revision]"
+_SERVER = "[understanding], a server, its OPENAI_API_KEY"
 
+#: In brackets, the extra of this package that a kind needs.
 MODELS: tuple[Kind, ...] = (
-    Kind("toy", "the embedded BLIP3-o", True, True, "nothing"),
-    Kind("oracle", "the embedded suite's ceiling", True, True, "nothing; embedded suite only"),
-    Kind("blank", "the embedded suite's floor", True, True, "nothing"),
-    Kind("NAME", "a BLIP3-o checkpoint", True, True, _HUB),
-    Kind("janus:NAME", "Janus or Janus-Pro, converted for transformers", True, True, _HUB),
-    Kind("emu3:NAME", "Emu3, converted for transformers (Gen draws, Chat answers)", True, True, _HUB),
-    Kind("transformers:NAME", "any image-text-to-text model of transformers", False, True, _HUB),
-    Kind("diffusers:NAME", "any text-to-image pipeline of diffusers", True, False, _HUB),
-    Kind("openai-chat:URL#NAME", "a model behind chat completions", False, True, "a server; OPENAI_API_KEY if it asks"),
-    Kind("openai-images:URL#NAME", "a model behind image generations", True, False, "a server; OPENAI_API_KEY too"),
-    Kind("folder:DIR", "images that are there already", True, False, "a folder in the benchmark's own layout"),
+    Kind("toy", "the embedded BLIP3-o", True, True, "[models]"),
+    Kind("oracle", "the ceiling of the embedded suite", True, True, "-"),
+    Kind("blank", "the floor of the embedded suite", True, True, "-"),
+    Kind("NAME", "a BLIP3-o checkpoint", True, True, _WEIGHTS),
+    Kind("janus:NAME", "Janus or Janus-Pro for transformers", True, True, _WEIGHTS),
+    Kind("emu3:NAME", "Emu3-Gen or Emu3-Chat for transformers", True, True, _WEIGHTS),
+    Kind("transformers:NAME", "any image-text-to-text model", False, True, _WEIGHTS),
+    Kind("diffusers:NAME", "any text-to-image pipeline", True, False, _WEIGHTS),
+    Kind("openai-chat:URL#NAME", "chat completions of a server", False, True, _SERVER),
+    Kind("openai-images:URL#NAME", "image generations of a server", True, False, _SERVER),
+    Kind("folder:DIR", "images that are there already", True, False, "the benchmark's own layout"),
     Kind("answers:FILE", "answers that are there already", False, True, "JSON lines of id and text"),
 )
 

@@ -61,7 +61,7 @@ RECONSTRUCTED_SIZE = 448
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """The number of CPU threads decides that order too; more processes, not threads, make use of more cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -149,7 +149,7 @@ class Understanding:
         finally:
             self._ahead = None
 
-    @_one_thread()
+    @one_thread()
     @torch.inference_mode()
     def answer(self, samples: Sequence[Asked], seeds: Sequence[int]) -> list[str | Exception]:
         """One reply per sample, cut at its first stop string, or why its images cannot be opened.
@@ -315,7 +315,7 @@ class Unified(Understanding):
     def describe(self) -> Mapping[str, Any]:
         return {**super().describe(), "sampling": dataclasses.asdict(self.sampling)}
 
-    @_one_thread()
+    @one_thread()
     @torch.inference_mode()
     def generate(self, samples: Sequence[Prompted], seeds: Sequence[int]) -> list[Image.Image]:
         """One image per sample. Each sample's noise comes from a generator with its own seed."""
@@ -345,7 +345,7 @@ class Unified(Understanding):
             images += _images(self._decode(features, generators)[: len(group)])
         return images
 
-    @_one_thread()
+    @one_thread()
     @torch.inference_mode()
     def reconstruct(self, images: Sequence[Image.Image], seeds: Sequence[int]) -> list[Image.Image]:
         """Each image as the whole model sees and draws it again: through the backbone's own eyes.
@@ -363,7 +363,7 @@ class Unified(Understanding):
             states.append(self.model.query_states([batch["input_ids"][0]], seen)[0])
         return self.draw(torch.stack(states), seeds)
 
-    @_one_thread()
+    @one_thread()
     @torch.inference_mode()
     def decode_images(self, images: Sequence[Image.Image], seeds: Sequence[int]) -> list[Image.Image]:
         """Each image from its own EVA-CLIP features: the best that the decoder can do. Guidance leads away from black.

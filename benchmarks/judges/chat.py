@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 #: Environment variable with the server's key. Servers of one's own, such as vLLM, take any.
 KEY_VARIABLE = "OPENAI_API_KEY"
 #: The code of a 429 that no pause mends (platform.openai.com/docs/guides/error-codes).
-_NO_CREDIT = "insufficient_quota"
+NO_CREDIT = "insufficient_quota"
 
 
 class BudgetError(BenchError):
@@ -177,7 +177,7 @@ def _opened(image: bytes) -> Iterator[ImageFile.ImageFile]:
         with Image.open(io.BytesIO(image)) as opened:
             yield opened
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise JudgeError(f"what the judge is to look at is no image: {_brief(error)}") from error
+        raise JudgeError(f"what the judge is to look at is no image: {brief(error)}") from error
 
 
 # An OpenAI-compatible server
@@ -306,14 +306,14 @@ class Endpoint:
         except openai.APIStatusError as error:
             raise self._refusal(error) from error
         except openai.APIConnectionError as error:
-            if _unreachable(error):
+            if unreachable(error):
                 raise BenchError(
                     f"no judge answers at {self.base_url}: start it, or correct its address; "
                     "what is answered is kept, and the same command resumes"
                 ) from error
-            raise JudgeError(f"{self.model}: {_brief(error)}") from error
+            raise JudgeError(f"{self.model}: {brief(error)}") from error
         except UnicodeEncodeError as error:  # half a surrogate pair in the answer that is to be judged
-            raise JudgeError(f"the prompt is no text that can be sent: {_brief(error)}") from error
+            raise JudgeError(f"the prompt is no text that can be sent: {brief(error)}") from error
 
     def _attempt(self, request: Mapping[str, Json], highest: float, question: str, key: str) -> ChatReply:
         """One request, charged at its ``highest`` price until its end is known."""
@@ -360,10 +360,10 @@ class Endpoint:
 
     def _refusal(self, error: openai.APIStatusError) -> Exception:
         """A user's error where the server would refuse every question, a missing reply where it refuses this one."""
-        said = f"the judge {self.model} at {self.base_url} answered {_brief(error)}"
+        said = f"the judge {self.model} at {self.base_url} answered {brief(error)}"
         if error.status_code == 401:
             return BenchError(f"{said}: set {KEY_VARIABLE} to its key")
-        if error.status_code == 402 or error.code == _NO_CREDIT:
+        if error.status_code == 402 or error.code == NO_CREDIT:
             return BenchError(f"{said}: its account has no credit left")
         if error.status_code == 404:
             return BenchError(f"{said}: give a model that it serves and its base URL, such as http://localhost:8000/v1")
@@ -375,7 +375,7 @@ def _may_pass(error: BaseException) -> bool:
     import openai
 
     if isinstance(error, openai.APIStatusError):
-        return (error.status_code in (408, 429) or error.status_code >= 500) and error.code != _NO_CREDIT
+        return (error.status_code in (408, 429) or error.status_code >= 500) and error.code != NO_CREDIT
     return isinstance(error, openai.APIConnectionError)
 
 
@@ -385,7 +385,7 @@ def _unbilled(error: openai.APIError) -> bool:
 
     if isinstance(error, openai.APIStatusError):
         return error.status_code not in (408, 502, 504)  # a gateway that waited no longer; the model may have gone on
-    return _unreachable(error)
+    return unreachable(error)
 
 
 def _retry_after(error: BaseException) -> float:
@@ -396,7 +396,7 @@ def _retry_after(error: BaseException) -> float:
     return min(float(asked), 300.0) if asked.isdecimal() else 0.0
 
 
-def _unreachable(error: BaseException | None) -> bool:
+def unreachable(error: BaseException | None) -> bool:
     """Whether nothing listens there, in contrast to a server that broke off over one question."""
     while error is not None:
         if isinstance(error, ConnectionRefusedError | socket.gaierror):
@@ -405,7 +405,7 @@ def _unreachable(error: BaseException | None) -> bool:
     return False
 
 
-def _brief(error: Exception) -> str:
+def brief(error: Exception) -> str:
     text = " ".join(str(error).split())
     return text if len(text) <= 200 else text[:197] + "..."
 
@@ -633,7 +633,7 @@ class LocalModel:
         try:
             processor = AutoProcessor.from_pretrained(self.folder, local_files_only=True)
         except (OSError, ValueError) as error:
-            raise BenchError(f"{blind} ({_brief(error)})") from error
+            raise BenchError(f"{blind} ({brief(error)})") from error
         if getattr(processor, "image_processor", None) is None:  # a tokenizer alone
             raise BenchError(blind)
         return processor
@@ -660,7 +660,7 @@ class LocalModel:
             tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
             model = auto.from_pretrained(self.folder, dtype="auto", local_files_only=True)
         except (OSError, ValueError) as error:
-            raise BenchError(f"cannot load the judge {self.name}: {_brief(error)}") from error
+            raise BenchError(f"cannot load the judge {self.name}: {brief(error)}") from error
         if tokenizer.chat_template is None:
             raise BenchError(f"the judge {self.name} has no chat template: choose an instruction-tuned model")
         # What else a checkpoint recommends (top_p, repetition_penalty and the like) is not the benchmark's.

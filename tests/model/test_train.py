@@ -319,10 +319,10 @@ def test_queries_learn_to_pass_the_caption_on(checkpoint: Path, tmp_path: Path) 
 
 
 def test_the_eva_clip_part_learns(tmp_path: Path) -> None:
-    recipe = tiny.recipe("eva_clip", tmp_path / "checkpoint", steps=40)
-    train(dataclasses.replace(recipe, lr=1e-2, batch_size=8, save_every=40), tmp_path / "work")
+    recipe = tiny.recipe("eva_clip", tmp_path / "checkpoint", steps=100)
+    train(dataclasses.replace(recipe, lr=1e-2, batch_size=8, save_every=100), tmp_path / "work")
     curve = [line["pixels"] for line in losses(tmp_path / "work")]
-    assert sum(curve[-5:]) < 0.5 * sum(curve[:5])
+    assert sum(curve[-20:]) < 0.6 * sum(curve[:20])
 
 
 def test_learning_rate_warms_up_and_follows_a_cosine() -> None:

@@ -1,0 +1,229 @@
+"""Models behind a local OpenAI-compatible server."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from benchmarks import runner
+from benchmarks.endpoint import ChatEndpoint, ImagesEndpoint, ReplyError
+from benchmarks.types import BenchError, Decoding, Sample
+from tests.fakes import FakeBenchmark
+
+BLUE = Image.new("RGB", (3, 2), "blue")
+SHORT = Decoding(max_new_tokens=7)
+
+
+def png(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+@dataclass(frozen=True)
+class Act:
+    """How the server treats one request; without a body it does what it is asked for, and status 0 hangs up."""
+
+    status: int = 200
+    body: str | None = None
+
+
+class Server(ThreadingHTTPServer):
+    """``acts`` are told by prompt; ``asked`` are all requests, as path and body."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.acts: dict[str, list[Act]] = {}
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.keys: set[str | None] = set()
+        self.address = f"http://127.0.0.1:{self.server_port}/v1#tiny/model:1"
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: Server
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.asked.append((self.path, body))
+        self.server.keys.add(self.headers["Authorization"])
+        chat = self.path == "/v1/chat/completions"
+        prompt = body["messages"][0]["content"][-1]["text"] if chat else body["prompt"]
+        acts = self.server.acts.get(prompt)
+        act = acts.pop(0) if acts else Act()
+        if act.status == 0:
+            self.close_connection = True
+            return
+        made = {"choices": [{"message": {"content": f"re: {prompt}"}}]} if chat else {"data": [{"b64_json": png(BLUE)}]}
+        answer = (json.dumps(made) if act.body is None else act.body).encode()
+        self.send_response(act.status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@contextmanager
+def serving() -> Iterator[Server]:
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("OPENAI_API_KEY", "a key")
+    with serving() as server:
+        yield server
+
+
+def sample(prompt: str, *images: Image.Image, decoding: Decoding = SHORT) -> Sample:
+    return Sample(prompt, prompt, prompt, images=tuple(image.copy for image in images), decoding=decoding)
+
+
+def test_a_question_is_one_message_of_images_and_words(server: Server) -> None:
+    assert ChatEndpoint(server.address).answer([sample("what?", BLUE)], [5]) == ["re: what?"]
+    ((path, body),) = server.asked
+    (message,) = body.pop("messages")
+    picture, words = message["content"]
+    assert path == "/v1/chat/completions"
+    assert server.keys == {"Bearer a key"}
+    assert body == {"model": "tiny/model:1", "max_tokens": 7, "temperature": 0.0}
+    assert words == {"type": "text", "text": "what?"}
+    assert picture["image_url"]["url"] == "data:image/png;base64," + png(BLUE)
+
+
+def test_a_sampled_reply_is_asked_for_with_the_samples_seed(server: Server) -> None:
+    ChatEndpoint(server.address).answer([sample("?", decoding=Decoding(temperature=0.5))], [5])
+    assert (server.asked[0][1]["seed"], server.asked[0][1]["temperature"]) == (5, 0.5)
+
+
+def test_a_reply_ends_at_its_stop_string(server: Server) -> None:
+    asked = sample("one\n\ntwo", decoding=Decoding(stop=("\n\n",)))
+    assert ChatEndpoint(server.address).answer([asked], [0]) == ["re: one"]
+
+
+def test_an_image_is_the_one_the_server_sent(server: Server) -> None:
+    (drawn,) = ImagesEndpoint(server.address, size=64).generate([sample("a cat")], [1])
+    assert isinstance(drawn, Image.Image)
+    assert drawn.tobytes() == BLUE.tobytes()
+    body = {"model": "tiny/model:1", "prompt": "a cat", "size": "64x64", "response_format": "b64_json"}
+    assert server.asked == [("/v1/images/generations", body)]
+    ImagesEndpoint(server.address.replace("tiny/model:1", "gpt-image-1")).generate([sample("a cat")], [1])
+    assert server.asked[1][1] == {"model": "gpt-image-1", "prompt": "a cat"}
+
+
+def test_replies_keep_the_order_of_their_questions(server: Server) -> None:
+    asked = [sample(f"{i}") for i in range(12)]
+    assert ChatEndpoint(server.address).answer(asked, range(12)) == [f"re: {i}" for i in range(12)]
+    assert ChatEndpoint(server.address).answer([], []) == []
+
+
+def test_what_may_pass_is_tried_again(server: Server) -> None:
+    server.acts["?"] = [Act(503, "{}")]
+    assert ChatEndpoint(server.address, retries=1).answer([sample("?")], [0]) == ["re: ?"]
+    assert len(server.asked) == 2
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        Act(400, '{"error": {"message": "your prompt was refused", "code": "content_policy_violation"}}'),
+        Act(503, "{}"),
+        Act(0),
+        Act(200, "<html>"),
+        Act(200, '{"choices": [], "data": []}'),
+        Act(200, '{"choices": [{"message": {"content": null}}], "data": [{"url": "http://127.0.0.1/x.png"}]}'),
+    ],
+)
+def test_a_request_that_fails_is_that_samples_error(server: Server, act: Act) -> None:
+    server.acts = {"bad": [act, act]}
+    asked = [sample("good"), sample("bad")]
+    good, bad = ChatEndpoint(server.address, retries=0).answer(asked, [0, 0])
+    assert good == "re: good"
+    assert isinstance(bad, Exception)
+    drawn, undrawn = ImagesEndpoint(server.address, retries=0).generate(asked, [0, 0])
+    assert isinstance(drawn, Image.Image)
+    assert isinstance(undrawn, Exception)
+    assert isinstance(bad, ReplyError) == (act.status == 200)
+
+
+def test_an_image_that_is_none_is_that_samples_error(server: Server) -> None:
+    server.acts["bad"] = [Act(200, json.dumps({"data": [{"b64_json": base64.b64encode(b"no image").decode()}]}))]
+    (undrawn,) = ImagesEndpoint(server.address).generate([sample("bad")], [0])
+    assert "cannot identify image file" in str(undrawn)
+
+    def broken() -> Image.Image:
+        raise OSError("image file is truncated")
+
+    (unasked,) = ChatEndpoint(server.address).answer([Sample("a", "?", "a", images=(broken,))], [0])
+    assert str(unasked) == "image file is truncated"
+
+
+@pytest.mark.parametrize(
+    ("act", "said"),
+    [
+        (Act(401, '{"error": {"message": "no"}}'), "set OPENAI_API_KEY to its key"),
+        (Act(404, '{"error": {"message": "no"}}'), "give a model that it serves"),
+        (Act(429, '{"error": {"message": "no", "code": "insufficient_quota"}}'), "has no credit left"),
+    ],
+)
+def test_what_would_fail_for_every_sample_stops_the_run(server: Server, act: Act, said: str) -> None:
+    server.acts["bad"] = [act]
+    with pytest.raises(BenchError, match=said):
+        ChatEndpoint(server.address, retries=0).answer([sample("bad")], [0])
+
+
+def test_a_server_that_is_not_there_stops_the_run(server: Server) -> None:
+    address = server.address
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(BenchError, match="no server answers at"):
+        ChatEndpoint(address, retries=0).answer([sample("?")], [0])
+
+
+@pytest.mark.parametrize("address", ["localhost:8000/v1#m", "http://localhost:8000/v1", "http://localhost:8000/v1#"])
+def test_an_address_without_server_or_model_is_refused(address: str) -> None:
+    with pytest.raises(BenchError, match="names no server and model"):
+        ChatEndpoint(address)
+
+
+def test_a_refused_image_is_missing_in_the_record_and_drawn_by_the_next_start(server: Server, tmp_path: Path) -> None:
+    benchmark = FakeBenchmark(groups=2)
+    server.acts["prompt 1"] = [Act(400, '{"error": {"message": "refused"}}')] * 2
+
+    def run() -> list[int]:
+        model = ImagesEndpoint(server.address, retries=0)
+        records = runner.run(tmp_path, [benchmark], model, runner.Settings(suite="toy"), runner.Part())
+        assert records is not None
+        assert records[0].model == {
+            "name": "tiny/model:1",
+            "base_url": server.address.split("#")[0],
+            "size": None,
+            "seeded": False,
+        }
+        return [records[0].metrics[0].n, records[0].metrics[0].missing]
+
+    assert run() == [2, 2]
+    assert run() == [4, 0]
+    assert len(server.asked) == 6
