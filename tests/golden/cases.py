@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 
 ROOT = Path(os.environ.get("GOLDEN_DIR") or Path(__file__).parent / "cases")
@@ -34,6 +33,8 @@ def load_json(name: str) -> Any:
 
 def load_tensors(name: str) -> dict[str, Any]:
     """All entries of a .pt file."""
+    import torch  # tests of statistics run without it
+
     entries: dict[str, Any] = torch.load(io.BytesIO(case_file(name)), weights_only=True)
     return entries
 

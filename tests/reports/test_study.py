@@ -369,6 +369,7 @@ def test_tables_without_columns_votes_or_the_lead_are_refused() -> None:
 
 
 def test_files_are_read_as_text(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
     table = judgments(of_counts(2, 1, 0), ["007", "NA", "1e3"])
     table.to_csv(tmp_path / "a.csv", index=False, encoding="utf-8-sig")
     table.to_parquet(tmp_path / "a.parquet")
@@ -422,6 +423,7 @@ def test_a_criterion_without_votes_is_named() -> None:
 
 
 def test_a_studys_export_has_the_columns_that_are_read() -> None:
+    pytest.importorskip("sqlalchemy")
     from human_study.export import COLUMNS
 
     assert {*REQUIRED, *OPTIONAL} - {"item"} <= COLUMNS.keys()  # a study has one image of a model for each prompt

@@ -1,0 +1,99 @@
+"""Connections to SQLite (the default: one file, one machine) and PostgreSQL, and the version of their tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+
+from benchmarks.types import BenchError
+
+#: Seconds that a writer waits for the others, in SQLite.
+BUSY_TIMEOUT = 30
+
+
+def connect(url: str) -> Engine:
+    """An engine for ``sqlite:///FILE`` or ``postgresql://USER@HOST/NAME``. Raises BenchError for any other URL."""
+    try:
+        parsed = make_url(url)
+        if parsed.drivername == "postgresql":
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        if parsed.get_backend_name() not in ("sqlite", "postgresql"):
+            raise BenchError(f"a study is kept in sqlite or postgresql, not in {parsed.get_backend_name()}")
+        engine = create_engine(parsed, pool_pre_ping=True, pool_size=10, max_overflow=40)
+    except (ArgumentError, NoSuchModuleError) as error:
+        raise BenchError("not the URL of a database: give sqlite:///FILE or postgresql://USER@HOST/NAME") from error
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    # Python's driver would begin transactions by itself, and too late: only at the first write.
+    connection.isolation_level = None
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",  # an acknowledged judgment survives a power cut
+        f"busy_timeout={BUSY_TIMEOUT * 1000}",
+        "foreign_keys=ON",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A transaction that reads first and writes later fails at once when another has written in between, whatever
+    # the busy timeout: writers take the lock at their beginning.
+    reading = connection.get_execution_options().get("reading", False)
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """A transaction that sees one state of the database and changes nothing."""
+    level = {} if engine.dialect.name == "sqlite" else {"isolation_level": "REPEATABLE READ"}
+    with engine.connect().execution_options(reading=True, **level) as connection:
+        yield connection
+
+
+def upgrade(engine: Engine) -> None:
+    """Create the tables, or bring those of an older version up to date. Raises BenchError without a database."""
+    with _reachable(engine), engine.begin() as connection:
+        config = _alembic()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def check_version(engine: Engine) -> None:
+    """Raises BenchError when the tables are not those of this version of the program."""
+    with _reachable(engine), reading(engine) as connection:
+        found = MigrationContext.configure(connection).get_current_revision()
+    wanted = ScriptDirectory.from_config(_alembic()).get_current_head()
+    if found != wanted:
+        raise BenchError(
+            f"the study's tables are of version {found}, this program's of {wanted}: run blip3o-bench study upgrade"
+        )
+
+
+def _alembic() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return config
+
+
+@contextmanager
+def _reachable(engine: Engine) -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        where = engine.url.render_as_string(hide_password=True)
+        raise BenchError(f"cannot use the database {where}: {str(error.orig).strip()}") from error

@@ -1,0 +1,5 @@
+"""What Streamlit compiles and runs for every click; the pages themselves are imported once."""
+
+from human_study.app import main
+
+main()
