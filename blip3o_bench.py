@@ -536,6 +536,16 @@ def _stored_benchmarks(out: Path, data: catalog.Data, profiles: Sequence[str]) -
     ]
 
 
+def _report_results(path: Path) -> None:
+    from benchmarks import geneval
+    from reports.tables import interval, number
+
+    results = geneval.read_results(path)
+    click.echo(geneval.summary_text(results))
+    for metric in geneval.metrics(geneval.scores_of(results)):
+        click.echo(f"{metric.name:14} {number(metric.value, metric.unit)}  {interval(metric)}")
+
+
 def _print_records(records: Sequence[RunRecord], as_json: bool) -> None:
     from reports import tables
 
@@ -543,7 +553,7 @@ def _print_records(records: Sequence[RunRecord], as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("folder", metavar="RUN", type=FOLDER)
+@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
 @click.option("--html", "as_html", is_flag=True, help="Also write RUN/report.html.")
 @click.option("--json", "form", flag_value="json", help="Print JSON.")
 @click.option("--csv", "form", flag_value="csv", help="Print CSV, with every digit.")
@@ -564,9 +574,16 @@ def report(
     figure: Path | None,
     data_dir: Path | None,
 ) -> None:
-    """Print the scores of a complete run; --html writes a page with charts and examples."""
+    """Print the scores of a complete run; --html writes a page with charts and examples.
+
+    A file in place of RUN is GenEval's official results.jsonl: its official summary, and intervals.
+    """
     from reports import plots, render, tables
     from reports.published import against_published
+
+    if folder.is_file():
+        _report_results(folder)
+        return
 
     if (published or figure) and against is None:
         raise BenchError("--published and --figure belong to --against paper")

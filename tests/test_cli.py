@@ -286,3 +286,23 @@ def test_data_list_says_what_is_not_fetched(tmp_path: Path) -> None:
     absent = call("data", "verify", "geneval", "--data-dir", tmp_path)
     assert absent.exit_code == 2
     assert "blip3o-bench data fetch geneval" in absent.stderr
+
+
+def test_an_official_results_file_is_reported_with_its_summary_and_intervals(tmp_path: Path) -> None:
+    row = {
+        "filename": "00000/samples/00000.png",
+        "tag": "counting",
+        "prompt": "two dogs",
+        "reason": "",
+        "details": "{}",
+    }
+    lines = [json.dumps({**row, "metadata": str(i // 4), "correct": i % 4 == 0}) for i in range(80)]
+    (tmp_path / "results.jsonl").write_text("\n".join(lines) + "\n")
+    done = call("report", tmp_path / "results.jsonl")
+    assert done.exit_code == 0
+    assert "% correct images: 25.00%" in done.stdout
+    assert "% correct prompts: 100.00%" in done.stdout
+    assert "counting       0.250  " in done.stdout
+    (tmp_path / "other.jsonl").write_text("{}\n")
+    wrong = call("report", tmp_path / "other.jsonl")
+    assert (wrong.exit_code, "line 1 is not a line of GenEval" in wrong.stderr) == (2, True)
