@@ -8,7 +8,7 @@ JOBS ?= 2# processes of the demo and of the tests; each holds torch, about 1 GB
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench-model bench-understanding bench-generation bench-statistics clean
+.PHONY: help setup demo test check bench-model bench-understanding bench-generation bench-study bench-statistics clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-19s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ bench-generation: .venv/.installed ## judging of GenEval, DPG-Bench and FID besi
 	.venv/bin/python -m benchmarks.bench.geneval
 	.venv/bin/python -m benchmarks.bench.dpg
 	.venv/bin/python -m benchmarks.bench.fid
+
+bench-study: .venv/.installed ## time from a click to the next pair with 10 and 30 annotators (some minutes)
+	.venv/bin/python -m human_study.bench 1
 
 bench-statistics: .venv/.installed ## the cluster bootstrap beside scipy's, and coverage of the intervals (some minutes)
 	.venv/bin/python -m reports.bench

@@ -9,6 +9,7 @@ import base64
 import io
 import json
 import os
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
@@ -44,6 +45,8 @@ class _Endpoint:
         self._client = openai.OpenAI(
             base_url=self.url, api_key=os.environ.get(KEY_VARIABLE) or "EMPTY", max_retries=retries
         )
+        # Connections are closed with the object, not whenever the garbage collector finds them.
+        weakref.finalize(self, self._client.close)
 
     def describe(self) -> Mapping[str, Json]:
         """The server's word is all that is known about the weights."""

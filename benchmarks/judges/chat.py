@@ -15,6 +15,7 @@ import math
 import os
 import socket
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -254,6 +255,8 @@ class Endpoint:
             timeout=openai.Timeout(timeout, connect=min(timeout, 10.0)),
             max_retries=0,
         )
+        # Connections are closed with the object, not whenever the garbage collector finds them.
+        weakref.finalize(self, self._client.close)
         self._retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(_may_pass),
             # The sum, since every thread is told the same second to come back.

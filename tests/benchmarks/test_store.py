@@ -209,11 +209,14 @@ def test_no_id_leaves_the_folder_and_no_two_share_a_file(ids: list[str]) -> None
 def test_a_forked_child_that_lives_on_holds_no_lock(tmp_path: Path) -> None:
     """As a worker process does for some seconds when its parent is killed."""
     shard = store.Shard(tmp_path / "rank00000.jsonl")
+    told, tell = os.pipe()
     child = os.fork()
     if child == 0:
+        os.write(tell, b".")  # what fork has run in the child is over
         time.sleep(60)
         os._exit(0)
     try:
+        os.read(told, 1)
         shard.append([Prediction("a", 0, 0.0, text="kept")])  # the child has closed its copy only
         shard.close()
         with store.Shard(tmp_path / "rank00000.jsonl"):
@@ -221,3 +224,5 @@ def test_a_forked_child_that_lives_on_holds_no_lock(tmp_path: Path) -> None:
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+        os.close(told)
+        os.close(tell)

@@ -336,10 +336,11 @@ def test_prompts_are_text_and_never_markup(served: Served, browser: Browser, tmp
 
 
 def test_the_administrators_page(served: Served, browser: Browser) -> None:
+    served.study.store.enrol("watched")
     page = browser.new_page(viewport={"width": 1280, "height": 800})
     enter(page, served, "boss", admin=True)
     page.get_by_text("Agreement so far").wait_for()
-    page.get_by_text("median time").wait_for()
+    page.get_by_text("median time", exact=True).wait_for()
     photograph(page, "administrator")
     for model in PLAN.models:
         assert model not in page.content()

@@ -368,7 +368,7 @@ def test_the_toy_is_whole() -> None:
     model, words = checkpoint.load_blip3o(TOY)
     assert not any(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()])
     assert model.latent_queries.std() > 0
-    assert len(words.tokenizer) == model.backbone.get_input_embeddings().num_embeddings == 505
+    assert len(words.tokenizer) == model.backbone.get_input_embeddings().num_embeddings
     assert checkpoint.load_eva_clip(TOY).config.width == model.config.dit.channels
     assert checkpoint.load_decoder(TOY).unet.config.cross_attention_dim == model.config.dit.channels
 

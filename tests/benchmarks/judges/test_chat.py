@@ -767,21 +767,19 @@ def test_a_local_model_sees_images(vlm: Path, tmp_path: Path) -> None:
     (folder / "chat_template.jinja").write_text(SEEING)
     judge = LocalModel(folder, "toy")
 
-    def looked(*images: bytes, system: str | None = None, thinking: bool | None = None) -> ChatReply:
-        return judge.ask(
-            "color", temperature=0.0, max_tokens=4, key="q/1", images=images, system=system, thinking=thinking
-        )
+    def tokens(*images: bytes, system: str | None = None, thinking: bool | None = None) -> int:
+        return int(judge._tokens("color", images, system, thinking)["input_ids"].shape[1])
 
     red, blue = picture((64, 64)), picture((64, 64), color="blue")
-    one = looked(red)
-    assert looked(red, blue).prompt_tokens - one.prompt_tokens > 2  # more than what stands around an image
-    assert looked(red, system="You see.").prompt_tokens > one.prompt_tokens
-    assert looked(red, thinking=False).prompt_tokens > one.prompt_tokens
-    assert looked(red, thinking=True).prompt_tokens == one.prompt_tokens
+    one = tokens(red)
+    assert tokens(red, blue) - one > 2  # more than what stands around an image
+    assert tokens(red, system="You see.") > one
+    assert tokens(red, thinking=False) > one
+    assert tokens(red, thinking=True) == one
     pixels = [judge._tokens("color", [image], None, None)["pixel_values"] for image in (red, blue)]
     assert not pixels[0].equal(pixels[1])
     with pytest.raises(JudgeError, match="is no image"):
-        looked(b"<html>")
+        judge.ask("color", temperature=0.0, max_tokens=4, key="q/1", images=[b"<html>"])
 
 
 def test_a_local_model_without_eyes_is_a_users_error(causal: Path) -> None:
