@@ -65,7 +65,9 @@ class Prompt:
 def read_prompts(path: Path) -> list[Prompt]:
     """meta_data.json: an object of id -> {category, prompt}. Raises BenchError for anything else."""
     if not path.is_file():
-        raise BenchError(f"{path} is not there: it is part of playgroundai/MJHQ-30K, beside mjhq30k_imgs.zip")
+        raise BenchError(
+            f"{path} is not there: run `blip3o-bench data fetch mjhq`, and unpack its mjhq30k_imgs.zip beside it"
+        )
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
         return [Prompt(key, entry["category"], entry["prompt"], {}) for key, entry in entries.items()]
