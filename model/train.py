@@ -26,6 +26,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, Dataset
 
 from model.data import Draws, Source, Unreadable
@@ -94,8 +96,17 @@ def train(recipe: Recipe, work: Path) -> None:
     if first == recipe.last:
         run.publish()  # in case that the run was stopped just before
     else:
-        run.loop(first, source)
+        with attention(accelerator.device, recipe):
+            run.loop(first, source)
     accelerator.end_training()
+
+
+def attention(device: torch.device, recipe: Recipe) -> AbstractContextManager[None]:
+    """torch's choice of attention, but for bfloat16 on a CPU: its fused kernel takes a third of a small model's step
+    there, four times what the plain matrix products take.
+    """
+    plain = device.type == "cpu" and recipe.precision == "bf16"
+    return sdpa_kernel(SDPBackend.MATH) if plain else nullcontext()
 
 
 def start(recipe: Recipe, work: Path) -> Accelerator:
