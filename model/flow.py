@@ -19,6 +19,11 @@ def noise_levels(uniform: Tensor) -> Tensor:
     return (LEVELS - (uniform * LEVELS).long()).float() / LEVELS
 
 
+def shifted(sigma: Tensor, shift: float) -> Tensor:
+    """Move noise levels in (0, 1] towards 1 for ``shift`` above 1 (Esser et al., 2024, equation 23); 1 leaves them."""
+    return shift * sigma / (1 + (shift - 1) * sigma)
+
+
 def add_noise(clean: Tensor, noise: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
     """Return x_t = (1 - sigma) x + sigma noise, and the flow noise - x that the network learns.
 

@@ -21,7 +21,7 @@ from transformers import (
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
 from model import checkpoint
-from model.blip3o import IMAGE, INSTRUCTION, QWEN, chat
+from model.blip3o import IMAGE, INSTRUCTION, QWEN, alike, chat
 from model.data import Draws, Example, Source, train_tokenizer
 from model.parts.base import Loss, Part, subset
 from model.recipe import Recipe, from_table
@@ -75,6 +75,12 @@ def answer_mask(ids: Sequence[int], opening: tuple[int, int], end: int) -> list[
 def answer_loss(backbone: PreTrainedModel, conversations: Sequence[Conversation]) -> Tensor:
     """Cross-entropy, summed over every answer's tokens and its end of turn, given the image and all said before."""
     device = backbone.get_input_embeddings().weight.device
+    groups = alike([len(conversation.answered) for conversation in conversations], device)
+    losses = [_answer_loss(backbone, [conversations[i] for i in group], device) for group in groups]
+    return torch.stack(losses).sum()
+
+
+def _answer_loss(backbone: PreTrainedModel, conversations: Sequence[Conversation], device: torch.device) -> Tensor:
     batch = {name: collate([c.inputs[name] for c in conversations]) for name in conversations[0].inputs}
     batch = {name: tensor.to(device) for name, tensor in batch.items()}
     answered = collate([c.answered[None] for c in conversations]).to(device)[:, 1:]  # [B, L - 1]

@@ -43,8 +43,9 @@ class GeneratorModel:
     closes the assistant's empty turn before the queries and is cut at 512 tokens, or that of inference, which does
     neither. ``gate``, ``query_scale``, ``echo`` and ``sketch`` help small models: gates of the cross-attention that are
     open from the start, smaller queries, and the weights of ``Generator.echo_loss`` and ``Generator.sketch_loss``.
-    ``levels`` is at how many noise levels the flow of one drawing is learned at once: where the backbone learns too,
-    its share of a step is most of it.
+    ``levels`` is at how many noise levels, one in each equal part of the scale, the flow of one drawing is learned at
+    once: where the backbone learns too, its share of a step is most of it. ``shift`` above 1 learns more at high noise
+    (``flow.shifted``), where the prompt decides what is drawn.
     """
 
     sampling: Sampling
@@ -60,6 +61,7 @@ class GeneratorModel:
     echo: float = 0.0
     sketch: float = 0.0
     levels: int = 1
+    shift: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -252,16 +254,16 @@ class Generator(Part):
         Noise is mixed in float32: upstream's bfloat16 rounds the level to eight bits.
         """
         assert self.model.dit is not None
-        levels = range(self.table.levels)
+        n = self.table.levels
         # Upstream's order of draws: noise, level, dropout.
-        drawn = [(draws.normal(clean.shape[1:]), draws.uniform(), draws.uniform()) for _ in levels]
+        drawn = [(draws.normal(clean.shape[1:]), (i + draws.uniform()) / n, draws.uniform()) for i in range(n)]
         noise, level, kept = (torch.cat([one[rows] for one in of]).to(self.device) for of in zip(*drawn, strict=True))
-        sigma = flow.noise_levels(level)  # [levels * B]
-        clean, condition = (torch.cat([x for _ in levels]) for x in (clean.float(), condition))
+        sigma = flow.shifted(flow.noise_levels(level), self.table.shift)  # [n * B]
+        clean, condition = (torch.cat([x] * n) for x in (clean.float(), condition))
         noisy, wanted = flow.add_noise(clean, noise, sigma)
         seen = condition * (kept >= CONDITION_DROPOUT).view(-1, 1, 1)
         predicted = self.model.dit(noisy, sigma * flow.LEVELS, seen)
-        return per_item(F.mse_loss(predicted.float(), wanted, reduction="none")).sum() / len(levels)
+        return per_item(F.mse_loss(predicted.float(), wanted, reduction="none")).sum() / n
 
     def sketch_loss(self, clean: Tensor, condition: Tensor) -> Tensor:
         """Squared error of the features that a linear head, which is thrown away, reads off the query of their place.

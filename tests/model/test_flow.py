@@ -14,6 +14,13 @@ def test_levels_are_the_thousand_of_the_scheduler() -> None:
     assert sigma.mean().item() == pytest.approx(0.5005, abs=0.003)
 
 
+def test_shift_moves_levels_towards_noise_and_keeps_the_end() -> None:
+    """SD3's formula: a shift of 3 takes 1/2 to 3/4."""
+    sigma = torch.tensor([0.25, 0.5, 1.0])
+    torch.testing.assert_close(flow.shifted(sigma, 3.0), torch.tensor([0.5, 0.75, 1.0]))
+    assert torch.equal(flow.shifted(sigma, 1.0), sigma)
+
+
 def test_the_ends_of_the_path_are_data_and_noise() -> None:
     clean, noise = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
     noisy, target = flow.add_noise(clean, noise, torch.tensor([0.0, 1.0]))

@@ -70,6 +70,18 @@ def test_query_states_do_not_depend_on_company(model: Unified) -> None:
     assert not torch.allclose(together[0], together[1], atol=1e-3)
 
 
+def test_query_states_of_a_learning_backbone_are_those_of_a_frozen_one(model: Unified) -> None:
+    """Prompts of five lengths in three groups, with a graph through the text, come back in order."""
+    ids = [model.processor.tokenizer("a star " * n, return_tensors="pt").input_ids[0] for n in (3, 1, 5, 2, 4)]
+    network = model.model
+    with torch.inference_mode():
+        frozen = network.query_states(ids)
+    network.backbone.requires_grad_(True)
+    learning = network.query_states(ids).detach()
+    network.backbone.requires_grad_(False)
+    torch.testing.assert_close(learning, frozen, rtol=1e-4, atol=1e-5)
+
+
 def test_the_text_never_sees_the_queries(model: Unified) -> None:
     """Causality, which lets the prompt be computed once: other queries leave the first query's state as it is."""
     ids = model.processor.tokenizer("a star", return_tensors="pt").input_ids[0]
