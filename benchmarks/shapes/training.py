@@ -18,7 +18,7 @@ from benchmarks.shapes.geneval import TAGS, Metadata, random_metadata, scene_for
 from benchmarks.shapes.questions import Item, Maker
 from benchmarks.shapes.scene import CELL_NAMES, Color, Scene, Shape, random_scene, render
 from benchmarks.shapes.understanding import LETTERS, MMBENCH, MME, MMMU, MMVET, SEEDBENCH, offered, spoken
-from benchmarks.shapes.vqa import KINDS, ask
+from benchmarks.shapes.vqa import KINDS, ask, presence
 
 #: One color of each shape: whoever draws or names these has put together what was learned apart.
 HELD_OUT: frozenset[tuple[Shape, Color]] = frozenset(
@@ -124,6 +124,9 @@ MAKERS: Sequence[Maker] = tuple(
     )
 )
 
+#: Those that may be claimed or chosen.
+CLAIMED: Sequence[Maker] = tuple(maker for maker in MAKERS if maker(random.Random(0)).wrong)
+
 
 def columns(seed: int, index: int) -> Example:
     """A question of the other columns in several of their forms."""
@@ -132,6 +135,23 @@ def columns(seed: int, index: int) -> Example:
     item = _known(rng, maker, lambda item: item.scene)
     forms = rng.sample(FORMS, 3) if item.wrong else [open_question]
     return Example(render(item.scene), "", tuple(form(item, rng) for form in forms))
+
+
+def verification(seed: int, index: int) -> Example:
+    """Several claims about one scene, and letters to choose, each right or wrong on its own.
+
+    To compare what is said with what is seen is the last thing that a small model learns, and the one or two words
+    that tell whether it did are lost among the words of longer answers.
+    """
+    rng = random.Random(f"verification/{seed}/{index}")
+    if rng.random() < 0.5:
+        scene = _known(rng, random_scene, lambda scene: scene)
+        asked = [presence(scene, rng) for _ in range(5)]
+        turns = dict.fromkeys((question.text + SHORT_ANSWER, question.answer) for question in asked)
+        return Example(render(scene), "", tuple(turns))
+    item = _known(rng, rng.choice(CLAIMED), lambda item: item.scene)
+    forms = rng.sample((claim, claim, claim, multiple_choice, multiple_choice), 5)
+    return Example(render(item.scene), "", tuple(dict.fromkeys(form(item, rng) for form in forms)))
 
 
 def short_answer(item: Item, rng: random.Random) -> tuple[str, str]:

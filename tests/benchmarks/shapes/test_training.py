@@ -18,7 +18,7 @@ def pixels(example: training.Example) -> bytes:
 
 
 DRAWING = (training.generation, training.dense_generation, training.long_captions, training.knowledge)
-ASKING = (training.understanding, training.columns)
+ASKING = (training.understanding, training.columns, training.verification)
 
 
 @pytest.mark.parametrize("source", [*DRAWING, *ASKING])
@@ -55,6 +55,31 @@ def test_every_answer_of_a_form_is_right() -> None:
         assert f"{letter}. {answer}" in question.splitlines()
         question, reply = training.claim(item, rng)
         assert (reply == "Yes") == (f" {answer}?" in question)
+
+
+def test_claims_to_verify_are_right_or_wrong_as_the_scene_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    scenes: list[Scene] = []
+
+    def kept(scene: Scene) -> Image.Image:
+        scenes.append(scene)
+        return render(scene)
+
+    monkeypatch.setattr(training, "render", kept)
+    replies: list[str] = []
+    present = 0
+    for index in range(300):
+        for question, reply in training.verification(5, index).turns:
+            if question.startswith("Is there a"):
+                color, shape = question.split(" in the image?")[0].split()[-2:]
+                assert (reply == "yes") == any(
+                    (item.color, item.shape) == (color, shape) for item in scenes[-1].objects
+                )
+                present += 1
+            replies.append(reply.lower())
+    assert set(replies) == {"yes", "no", "a", "b", "c", "d"}
+    # Drawn half and half; but a claim is asked once only, and there are more wrong ones to draw.
+    assert 0.35 < replies.count("yes") / (replies.count("yes") + replies.count("no")) < 0.5
+    assert present > 300
 
 
 @pytest.mark.parametrize("column", ["vqav2", "mmbench", "seedbench", "mmvet", "mme", "mmmu", "realworldqa", "textvqa"])
