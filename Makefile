@@ -9,6 +9,8 @@ export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check bench-model bench-understanding bench-generation bench-study bench-statistics clean
+.PHONY: retrain study-design sensitivity cards
+.PHONY: demo-multinode bench-runner
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-19s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +20,9 @@ setup: .venv/.installed ## create .venv with everything in it (about 3 minutes, 
 demo: .venv/.installed ## score the embedded BLIP3-o on the embedded suite and print the table
 	.venv/bin/torchrun --nproc_per_node $(JOBS) -m blip3o_bench run --suite toy --model toy --batch-size 64 --out runs/demo
 	.venv/bin/blip3o-bench report runs/demo --html
+
+demo-multinode: .venv/.installed ## two torchrun nodes, one killed, resumed by one process, compared byte by byte (2 minutes)
+	.venv/bin/python -m benchmarks.bench.multinode
 
 test: .venv/.installed ## run the tests
 	@.venv/bin/python -m pytest -n $(JOBS) || { status=$$?; \
@@ -29,6 +34,9 @@ check: .venv/.installed ## lint, formatting, types, import layers
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+
+bench-runner: .venv/.installed ## what the runner adds to a model, rows per second, a million samples (some minutes)
+	.venv/bin/python -m benchmarks.bench.runner
 
 bench-model: .venv/.installed ## time drawing and training against the plain upstream algorithm (about 8 minutes)
 	.venv/bin/python -m model.bench
@@ -47,6 +55,19 @@ bench-study: .venv/.installed ## time from a click to the next pair with 10 and 
 bench-statistics: .venv/.installed ## the cluster bootstrap beside scipy's, and coverage of the intervals (some minutes)
 	.venv/bin/python -m reports.bench
 	.venv/bin/python -m reports.bench_compare
+
+retrain: .venv/.installed ## train all toy parts anew and compare them with their cards (hours; goes on where it ended)
+	.venv/bin/python -m blip3o_toy retrain
+
+study-design: .venv/.installed ## the paper's comparison of designs in small (hours; goes on where it ended)
+	.venv/bin/python -m blip3o_toy study-design
+
+sensitivity: .venv/.installed ## what the gate notices of deliberate damages (about 12 minutes; HALF=earlier checkpoint)
+	.venv/bin/python -m blip3o_toy sensitivity $(if $(HALF),--half $(HALF))
+
+cards: .venv/.installed ## measure the committed weights on held-out examples; writes docs/toy_model.*
+	.venv/bin/python -m blip3o_toy cards
+	.venv/bin/python -m blip3o_toy contact-sheet
 
 clean: ## remove .venv, caches and runs/demo
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache runs/demo

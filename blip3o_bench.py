@@ -10,26 +10,30 @@ import dataclasses
 import functools
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, cast
 
 import click
 
-from benchmarks import catalog, plugins
+from benchmarks import catalog, models, plugins
 from benchmarks.types import BenchError, Benchmark, RunRecord, Sample
 from human_study.cli import study
 
 if TYPE_CHECKING:
     from benchmarks.judges.chat import Chat, ImageChat
     from benchmarks.judges.vqa import VqaJudge
-    from benchmarks.runner import Model
+    from benchmarks.runner import Model, Settings
     from model.generate import Device, Profile, Unified
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 TOY_CHECKPOINT = Path(__file__).parent / "model" / "toy"
+
+#: The share of groups that two models score differently, for the loss that so many can find: one in five.
+DISAGREEING = 0.2
 
 CHECKPOINTS_HELP = "a checkpoint folder, or owner/name[@revision] on the Hugging Face hub"
 MODEL_HELP = f"toy, oracle, blank, folder:DIR with images that are there already, diffusers:NAME, {CHECKPOINTS_HELP}."
@@ -102,6 +106,7 @@ class JudgeOptions:
     judge_concurrency: int
     judge_prices: tuple[float, float] | None
     max_judge_cost: float | None
+    judge_timeout: float
     judge_prompt: Path | None
     vqa_judge: str | None
     detector: Path | None
@@ -171,6 +176,13 @@ JUDGE_OPTIONS = _together(
     ),
     click.option("--max-judge-cost", type=click.FloatRange(min=0), help="US dollars; needs --judge-prices."),
     click.option(
+        "--judge-timeout",
+        type=click.FloatRange(min=0),
+        default=600,
+        show_default=True,
+        help="Seconds for a sample; what takes longer is missing until the command is given again. 0: no limit.",
+    ),
+    click.option(
         "--judge-prompt",
         type=click.Path(path_type=Path, dir_okay=False, exists=True),
         help="WISE's wording: a script of its repository, or a text with {Prompt} and {Explanation}.",
@@ -198,7 +210,8 @@ main.add_command(study)
 @click.option(
     "--suite",
     type=click.Choice((*catalog.SUITES, "toy-quick")),
-    help=f"toy-quick is toy with --limit {catalog.QUICK}. Default: toy for embedded models, else paper.",
+    help=f"ci: a fixed part of paper, {catalog.CI_GROUPS} groups of each benchmark. toy-quick: toy with --limit "
+    f"{catalog.QUICK}. Default: toy for embedded models, else paper.",
 )
 @click.option("--model", "model_spec", default="toy", show_default=True, help=MODEL_HELP)
 @click.option("--out", type=FOLDER, help="Folder of the run; give it again to resume. Default: runs/ and the options.")
@@ -224,8 +237,21 @@ main.add_command(study)
 )
 @MODEL_OPTIONS
 @JUDGE_OPTIONS
+@click.option(
+    "--stage",
+    type=click.Choice(("generate", "judge", "score")),
+    help="Do this part of the run alone, wherever its folder is: generate needs no judge, judge no model, score "
+    "neither. Default: all.",
+)
 @click.option("--rescore", is_flag=True, help="Apply the rules again to a stored run, without model or judge.")
 @click.option("--rejudge", is_flag=True, help="Judge the answers of a stored run again, with the judges given here.")
+@click.option("--dry-run", is_flag=True, help="Print what the run will take; nothing is run or written.")
+@click.option(
+    "--calibrate",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="With --dry-run: run N samples of each benchmark and throw them away, for time and disk.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the records as JSON.")
 @click.option("--data-dir", type=FOLDER, help="Folder of fetched data sets. Default: see data list.")
 def run(
@@ -242,8 +268,11 @@ def run(
     grid: int | None,
     running: ModelOptions,
     judging: JudgeOptions,
+    stage: Literal["generate", "judge", "score"] | None,
     rescore: bool,
     rejudge: bool,
+    dry_run: bool,
+    calibrate: int | None,
     as_json: bool,
     data_dir: Path | None,
 ) -> None:
@@ -255,20 +284,112 @@ def run(
         suite, limit = "toy", limit or catalog.QUICK
     out = out or _default_out(suite or _default_suite(model_spec), model_spec, names, seed, limit)
     data = catalog.Data(data_dir, judging.detector, judging.clip, grid=grid)
-    if rescore or rejudge:
-        if rewrite or (rescore and rejudge):
-            raise BenchError("--rescore and --rejudge exclude each other, and --rewrite, which the stored run has")
-        given = {"suite": suite, "seed": seed, "limit": limit, "benchmarks": sorted(names) or None}
-        _same_as_stored(out, given)
-    if rescore:
-        from benchmarks import runner
-
-        _print_records(runner.rescore(out, _stored_benchmarks(out, data, profiles)), as_json)
+    if calibrate and not dry_run:
+        raise BenchError("--calibrate belongs to --dry-run")
+    if sum((stage is not None, rescore, rejudge, dry_run)) > 1:
+        raise BenchError("--stage, --rescore, --rejudge and --dry-run exclude each other")
+    if rescore or rejudge or stage in ("judge", "score"):
+        if rewrite:
+            raise BenchError("leave --rewrite out: the stored run has it")
+        whole = None if stage == "judge" else sorted(names) or None
+        _same_as_stored(out, {"suite": suite, "seed": seed, "limit": limit, "benchmarks": whole})
+        if rescore or stage == "score":
+            _score_stored(out, data, profiles, as_json, rescore)
+        else:
+            _judge_stored(out, data, profiles, names, judging, running, batch_size, as_json, rejudge)
         return
     suite = suite or _default_suite(model_spec)
     chosen = _names(suite, names)
-    judge = _judge(judging, out)
-    data = replace(
+    _check_known(model_spec)
+    _share_cores()
+    from benchmarks import runner
+
+    settings = runner.Settings(suite, seed or 0, limit, batch_size, workers, judging.judge_timeout)
+    can = frozenset({"answer"}) if running.backend == "vllm" else models.tasks(model_spec)
+    chosen = _within_reach({name: catalog.task(name) for name in chosen}, can, model_spec, asked_for=bool(names))
+    if dry_run:
+        with TemporaryDirectory() as scratch:
+            data = _judged(data, judging, running, profiles, Path(scratch))
+            _dry_run(chosen, model_spec, running, data, rewrite, settings, calibrate, as_json)
+        return
+    judged = stage != "generate"
+    if judged:
+        data = _judged(data, judging, running, profiles, out)
+    else:
+        data = replace(data, profiles=catalog.choose(profiles))
+    part = runner.Part.from_environment()
+    benchmarks = _rewritten(_ready(suite, chosen, data, judged), rewrite)
+    model = load_model(model_spec, running)
+    benchmarks = _possible(benchmarks, model, model_spec, asked_for=bool(names))
+    _tell_absent(model, benchmarks)
+    click.echo(f"run in {out}", err=True)
+    if not judged:
+        _tell_stage(runner.generate(out, benchmarks, model, settings, part), "predictions", "judge")
+        return
+    records = runner.run(out, benchmarks, model, settings, part)
+    _tell_cost(data.judge)
+    _tell_records(records, out, as_json)
+
+
+def _score_stored(out: Path, data: catalog.Data, profiles: Sequence[str], as_json: bool, other_rules: bool) -> None:
+    from benchmarks import runner
+
+    score = runner.rescore if other_rules else runner.score
+    _tell_records(score(out, _stored_benchmarks(out, data, profiles)), out, as_json)
+
+
+def _judge_stored(
+    out: Path,
+    data: catalog.Data,
+    profiles: Sequence[str],
+    names: Sequence[str],
+    judging: JudgeOptions,
+    running: ModelOptions,
+    batch_size: int,
+    as_json: bool,
+    again: bool,
+) -> None:
+    """Judge the predictions of a stored run, for the first time or ``again`` by another judge."""
+    _share_cores()
+    from benchmarks import runner
+
+    data = _judged(data, judging, running, profiles, out)
+    benchmarks = _stored_benchmarks(out, data, profiles, names)
+    part = runner.Part.from_environment()
+    click.echo(f"run in {out}", err=True)
+    if again:
+        records = runner.rejudge(out, benchmarks, batch_size, part, judging.judge_timeout)
+        _tell_cost(data.judge)
+        _tell_records(records, out, as_json)
+    else:
+        missing = runner.judge(out, benchmarks, batch_size, part, judging.judge_timeout)
+        _tell_cost(data.judge)
+        _tell_stage(missing, "verdicts", "score")
+
+
+def _tell_stage(missing: int, made: str, following: str) -> None:
+    if missing:
+        click.echo(f"{missing} {made} are missing; wait for the other processes, or start the command again", err=True)
+    else:
+        click.echo(f"all {made} are there; what follows is --stage {following}", err=True)
+
+
+def _tell_records(records: Sequence[RunRecord] | None, out: Path, as_json: bool) -> None:
+    from benchmarks import runner
+
+    part = runner.Part.from_environment()
+    if records is not None and part.world == 1:
+        _print_records(records, as_json)
+    elif records is not None:  # two processes may end the run at once; the result must not be printed twice
+        click.echo(f"complete: blip3o-bench report {out}", err=True)
+
+
+def _judged(
+    data: catalog.Data, judging: JudgeOptions, running: ModelOptions, profiles: Sequence[str], folder: Path
+) -> catalog.Data:
+    """``data`` with the judges that are named; a server's replies are kept in ``folder``. Raises BenchError."""
+    judge = _judge(judging, folder)
+    return replace(
         data,
         profiles=catalog.choose(profiles),
         judge=judge,
@@ -276,27 +397,6 @@ def run(
         judge_prompt=judging.judge_prompt,
         vqa_judge=_vqa_judge(judging.vqa_judge, judge, running.device),
     )
-    _share_cores()
-    from benchmarks import runner
-
-    part = runner.Part.from_environment()
-    if rejudge:
-        click.echo(f"run in {out}", err=True)
-        records = runner.rejudge(out, _stored_benchmarks(out, data, profiles), batch_size, part)
-    else:
-        model = load_model(model_spec, running)
-        benchmarks = [catalog.load(suite, name, data) for name in chosen]
-        benchmarks = _within_reach(benchmarks, model, model_spec, asked_for=bool(names))
-        benchmarks = _rewritten(benchmarks, rewrite)
-        _tell_absent(model, benchmarks)
-        click.echo(f"run in {out}", err=True)
-        settings = runner.Settings(suite, seed or 0, limit, batch_size, workers)
-        records = runner.run(out, benchmarks, model, settings, part)
-    _tell_cost(judge)
-    if records is not None and part.world == 1:
-        _print_records(records, as_json)
-    elif records is not None:  # two processes may end the run at once; the result must not be printed twice
-        click.echo(f"complete: blip3o-bench report {out}", err=True)
 
 
 def _judge(given: JudgeOptions, out: Path) -> ImageChat | None:
@@ -414,15 +514,95 @@ def _names(suite: catalog.Suite, names: Sequence[str]) -> list[str]:
     return [name for name in known if name in names] if names else list(whole)
 
 
-def _within_reach(benchmarks: Sequence[Benchmark], model: Model, model_spec: str, asked_for: bool) -> list[Benchmark]:
-    """The benchmarks whose task the model has; a benchmark that was asked for by name must be among them."""
-    possible = [benchmark for benchmark in benchmarks if hasattr(model, benchmark.task)]
-    left_out = ", ".join(benchmark.name for benchmark in benchmarks if benchmark not in possible)
+def _within_reach(tasks: Mapping[str, str | None], can: Container[str], model_spec: str, asked_for: bool) -> list[str]:
+    """The benchmarks whose task, where it is known, is among what the model can do; one that was asked for by name
+    must be."""
+    possible = [name for name, task in tasks.items() if task is None or task in can]
+    left_out = ", ".join(name for name in tasks if name not in possible)
     if left_out and (asked_for or not possible):
         raise BenchError(f"the model {model_spec} cannot do {left_out}: leave it out or choose another model")
     if left_out:
         click.echo(f"left out, since the model {model_spec} cannot do it: {left_out}", err=True)
     return possible
+
+
+def _possible(benchmarks: Sequence[Benchmark], model: Model, model_spec: str, asked_for: bool) -> list[Benchmark]:
+    """As ``_within_reach``, of a model that is loaded: what a plug-in can do, only it knows."""
+    can = [task for task in ("generate", "answer") if hasattr(model, task)]
+    names = _within_reach({one.name: one.task for one in benchmarks}, can, model_spec, asked_for)
+    return [benchmark for benchmark in benchmarks if benchmark.name in names]
+
+
+def _ready(suite: catalog.Suite, names: Sequence[str], data: catalog.Data, judged: bool) -> list[Benchmark]:
+    """The benchmarks. Raises BenchError once everything that any of them lacks is told."""
+    from benchmarks import needs
+
+    benchmarks, lacking = needs.load_all(suite, names, data, judged)
+    if lacking:
+        _refuse(names, lacking)
+    return benchmarks
+
+
+def _refuse(names: Sequence[str], lacking: Mapping[str, Sequence[str]]) -> NoReturn:
+    if len(names) == 1:
+        raise BenchError("; ".join(lacking[names[0]]))
+    _tell_lacking(lacking)
+    others = " ".join(name for name in names if name not in lacking)
+    instead = f", or run the others: {others}" if others else ""
+    raise BenchError(f"{len(lacking)} of {len(names)} benchmarks lack something: get what is named above{instead}")
+
+
+def _tell_lacking(lacking: Mapping[str, Sequence[str]]) -> None:
+    for name, found in lacking.items():
+        for problem in found:
+            click.echo(f"{name}: {problem}", err=True)
+
+
+def _dry_run(
+    names: Sequence[str],
+    model_spec: str,
+    running: ModelOptions,
+    data: catalog.Data,
+    rewrite: Path | None,
+    settings: Settings,
+    calibrate: int | None,
+    as_json: bool,
+) -> None:
+    """Print what the run will take, and then what is still to be got for it."""
+    from benchmarks import estimate, needs
+    from reports.statistics.power import minimal_detectable_effect, paired_binary_standard_error
+
+    suite = cast(catalog.Suite, settings.suite)
+    ready, lacking = needs.load_all(suite, names, data)
+    if lacking and (calibrate or not lacking.keys() <= estimate.PUBLISHED.keys()):
+        _refuse(names, lacking)
+    benchmarks = {benchmark.name: benchmark for benchmark in _rewritten(ready, rewrite)}
+    plans = [estimate.estimate(suite, name, benchmarks.get(name), data, settings.limit) for name in names]
+    if calibrate:
+        model = load_model(model_spec, running)
+        _possible(ready, model, model_spec, asked_for=True)
+        plans = [estimate.calibrated(plan, benchmarks[plan.benchmark], model, settings, calibrate) for plan in plans]
+    # As the gate tests: one-sided at 5 %, with a power of 80 %. A distance has no score per sample.
+    detectable = {
+        plan.benchmark: 100 * minimal_detectable_effect(paired_binary_standard_error(plan.groups, DISAGREEING), sides=1)
+        for plan in plans
+        if plan.groups and plan.benchmark != "mjhq"
+    }
+    click.echo(estimate.as_json(plans, detectable) if as_json else estimate.table(plans, detectable))
+    if not as_json:
+        click.echo(
+            f"detectable: points of 100 that the gate finds with a power of 80 % where two models score "
+            f"{DISAGREEING:.0%} of the groups differently"
+        )
+    _tell_lacking(lacking)
+
+
+def _check_known(spec: str) -> None:
+    """Raise BenchError for what cannot be a model."""
+    kind = spec.partition(":")[0]
+    known = kind in (one.prefix for one in models.MODELS) or kind in plugins.found("models")
+    if not known and not Path(spec).is_dir() and "/" not in spec:
+        raise BenchError(f"unknown model {spec!r}: choose one of blip3o-bench models list, or a checkpoint folder")
 
 
 def load_model(spec: str, running: ModelOptions) -> Model:
@@ -487,8 +667,7 @@ def load_checkpoint(
     spec: str, profile: Profile, device: Device, images: int | None = None, together: int | None = None
 ) -> Unified:
     """A BLIP3-o: the toy, a checkpoint folder, or one on the hub, to draw so many images. Raises BenchError."""
-    if spec != "toy" and not Path(spec).is_dir() and "/" not in spec:
-        raise BenchError(f"unknown model {spec!r}: choose one of blip3o-bench models list, or a checkpoint folder")
+    _check_known(spec)
     from model.checkpoint import CheckpointError
     from model.generate import GROUP, load
 
@@ -524,16 +703,23 @@ def _same_as_stored(out: Path, given: Mapping[str, object]) -> None:
             raise BenchError(f"{out} was run with {field} {stored[field]}, not {value}; leave that out")
 
 
-def _stored_benchmarks(out: Path, data: catalog.Data, profiles: Sequence[str]) -> list[Benchmark]:
-    """The benchmarks of the run in ``out``, under their stored profiles where none of ``profiles`` is for them."""
+def _stored_benchmarks(
+    out: Path, data: catalog.Data, profiles: Sequence[str], names: Sequence[str] = ()
+) -> list[Benchmark]:
+    """The benchmarks of the run in ``out``, or those with these names, under their stored profiles where none of
+    ``profiles`` is for them."""
     from benchmarks import store
 
     spec, _ = store.read_spec(out)
+    if unknown := [name for name in names if name not in spec.benchmarks]:
+        raise BenchError(f"the run in {out} has no {unknown[0]}: choose among {', '.join(spec.benchmarks)}")
     suite = cast(catalog.Suite, spec.suite)
-    return [
-        catalog.load(suite, name, replace(data, profiles=catalog.choose(profiles, spec.benchmarks[name]["profile"])))
-        for name in _names(suite, list(spec.benchmarks))
-    ]
+    loaded = []
+    for name in _names(suite, list(names or spec.benchmarks)):
+        stored = spec.benchmarks[name]
+        of_run = replace(data, profiles=catalog.choose(profiles, stored["profile"]), grid=stored.get("grid"))
+        loaded.append(catalog.load(suite, name, of_run))
+    return loaded
 
 
 def _report_results(path: Path) -> None:
@@ -611,6 +797,47 @@ def report(
         page = folder / "report.html"
         _write(page, render.html(folder, _asked(records, data_dir), comparisons).encode())
         click.echo(f"written: {page}", err=True)
+
+
+@main.command()
+@click.argument("folder", metavar="RUN", type=FOLDER)
+@click.option("--weights", type=FOLDER, help="Folder of the model's weights, to compare their digest too.")
+@click.option("--data-dir", type=FOLDER, help="Folder of fetched data sets.")
+@click.pass_context
+def verify(ctx: click.Context, folder: Path, weights: Path | None, data_dir: Path | None) -> None:
+    """Compute a run's digests, counts and scores again; name what differs, and exit 1 if anything does."""
+    from benchmarks import store
+    from benchmarks import verify as verifying
+
+    spec, _ = store.read_spec(folder)
+    benchmarks: dict[str, Benchmark | BenchError] = {}
+    for name in spec.benchmarks:
+        try:
+            (benchmarks[name],) = _stored_benchmarks(folder, catalog.Data(data_dir), (), [name])
+        except BenchError as error:
+            benchmarks[name] = error
+        except ModuleNotFoundError as error:
+            benchmarks[name] = BenchError(f"the package {error.name} is not installed")
+    found = verifying.verify(folder, benchmarks, _weights_digest(spec.model, weights))
+    for difference in found.differences:
+        click.echo(difference)
+    for left_out in found.left_out:
+        click.echo(f"not checked: {left_out}", err=True)
+    told = f"differences: {len(found.differences)}" if found.differences else "nothing differs"
+    click.echo(f"{folder}: {found.samples} predictions of {', '.join(spec.benchmarks)}: {told}")
+    ctx.exit(1 if found.differences else 0)
+
+
+def _weights_digest(model: Mapping[str, Any], weights: Path | None) -> str | None:
+    """Of the weights named, or of the toy's where they are those of the run: another version has others."""
+    if weights is None and model.get("name") != "toy":
+        return None
+    if weights is not None and not weights.is_dir():
+        raise BenchError(f"{weights} is not a folder")
+    from model import checkpoint
+
+    digest = checkpoint.digest(weights or TOY_CHECKPOINT)
+    return digest if weights is not None or digest == model.get("sha256") else None
 
 
 @main.command()
@@ -762,9 +989,7 @@ def models_group() -> None:
 @models_group.command("list")
 def models_list() -> None:
     """Kinds of models: what each can do and what it needs, and the plug-ins installed."""
-    from benchmarks.models import table
-
-    click.echo(table())
+    click.echo(models.table())
 
 
 @main.group(no_args_is_help=False)

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from benchmarks.understanding import Options, Understanding
     from benchmarks.wise import Profile as WiseProfile
 
-Suite = Literal["toy", "paper"]
+#: ``ci`` is a fixed part of ``paper``, see ``benchmarks.subset``.
+Suite = Literal["toy", "paper", "ci"]
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,13 @@ DRAWING = ("geneval", "dpg", "wise", "mjhq")
 COLUMNS = ("vqav2", "mmbench", "seedbench", "mmvet", "mme", "mmmu", "realworldqa", "textvqa")
 
 
+#: The suite ``ci`` leaves MJHQ-30K out: a Fréchet distance of few images is another number, without a score per image.
+CI = ("geneval", "dpg", "wise", *COLUMNS)
+#: Groups of samples (prompts, images, questions with all rotations) of each benchmark in the suite ``ci``; all of them
+#: where there are fewer. docs/suites.md states what loss so many can find.
+CI_GROUPS = 250
+
+
 def _column(name: str) -> type[Understanding]:
     from benchmarks.mmbench import MmBench
     from benchmarks.mme import Mme
@@ -205,6 +213,12 @@ def _paper_wise(data: Data) -> Benchmark:
     return Wise.paper((data.root or data_dir()) / "wise", data.judge, data.profiles.wise, data.judge_prompt)
 
 
+def _ci(name: str, data: Data) -> Benchmark:
+    from benchmarks.subset import Subset
+
+    return Subset(BENCHMARKS["paper", name](data), CI_GROUPS)
+
+
 BENCHMARKS: Mapping[tuple[Suite, str], Callable[[Data], Benchmark]] = {
     ("toy", "geneval"): _toy_geneval,
     ("toy", "dpg"): _toy_dpg,
@@ -216,6 +230,7 @@ BENCHMARKS: Mapping[tuple[Suite, str], Callable[[Data], Benchmark]] = {
     ("paper", "wise"): _paper_wise,
     ("paper", "mjhq"): _paper_mjhq,
     **{("paper", name): partial(_paper_column, name) for name in (*COLUMNS, "vqav2_test")},
+    **{("ci", name): partial(_ci, name) for name in CI},
 }
 
 #: The benchmarks of a suite, in the order in which they run and are reported. vqav2_test, which gives no score, is in
@@ -223,10 +238,18 @@ BENCHMARKS: Mapping[tuple[Suite, str], Callable[[Data], Benchmark]] = {
 SUITES: Mapping[Suite, tuple[str, ...]] = {
     "toy": (*DRAWING, *COLUMNS),
     "paper": (*DRAWING, *COLUMNS),
+    "ci": CI,
 }
 
 #: Samples of each benchmark in the suite that the command line calls toy-quick: the toy suite, limited.
 QUICK = 32
+
+
+def task(name: str) -> Literal["generate", "answer"] | None:
+    """What a benchmark of ours asks of a model; None of others."""
+    if name in DRAWING:
+        return "generate"
+    return "answer" if name in (*COLUMNS, "vqav2_test") else None
 
 
 def load(suite: Suite, name: str, data: Data) -> Benchmark:

@@ -7,7 +7,7 @@ split that is scored is fetched; ``revision.json`` beside it keeps the commit, a
 
 from __future__ import annotations
 
-import errno
+import email.utils
 import hashlib
 import http.client
 import json
@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -26,11 +27,15 @@ from typing import Any
 
 from tqdm import tqdm
 
+from benchmarks.paths import unpack, within
 from benchmarks.types import BenchError
 
 _CHUNK = 1 << 20  # bytes read at once
 _TIMEOUT = 60.0  # seconds without a byte
 _SPARE = 64 << 20  # bytes left free on the disk beside the file itself
+_BUSY = frozenset({408, 429, 500, 502, 503, 504})  # answers that another try may change
+_TRIES = 5
+_LONGEST_WAIT = 120  # seconds that a server may ask to wait for before it is left to the user
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class HubDataset:
     """Files of a data set on the Hugging Face hub: of the columns, the parquet files of one split.
 
     ``pattern`` matches their paths in the repository. Without a revision the first fetch takes the current commit and
-    pins it; sizes and digests are the hub's own.
+    pins it; sizes and digests are the hub's own. ``images`` names a zip file among them that is unpacked beside it.
     """
 
     name: str
@@ -60,6 +65,7 @@ class HubDataset:
     pattern: str
     licence: str
     revision: str = "main"
+    images: str | None = None
 
 
 @dataclass(frozen=True)
@@ -193,6 +199,9 @@ _CLIP_VIT_B_32 = Dataset(
     ),
 )
 
+#: OpenAI's files of CLIP are TorchScript archives, which hold code: they are known by their sha256.
+OPENAI_CLIP = frozenset({_CLIP_SHA256, _B32_SHA256})
+
 _SEE_CARD = "see the card on the hub"
 
 
@@ -209,7 +218,7 @@ DATASETS: Mapping[str, Dataset | HubDataset] = {
     "dpg": _DPG,
     "inception": _INCEPTION,
     "clip-vit-b-32": _CLIP_VIT_B_32,
-    "mjhq": HubDataset("mjhq", "playgroundai/MJHQ-30K", "m*", _SEE_CARD),
+    "mjhq": HubDataset("mjhq", "playgroundai/MJHQ-30K", "m*", _SEE_CARD, images="mjhq30k_imgs.zip"),
     "vqav2": _lmms("vqav2", "VQAv2", "*validation-*.parquet"),
     "vqav2_test": _lmms("vqav2_test", "VQAv2", "*test-*.parquet"),
     "mmbench": _lmms("mmbench", "MMBench", "en/dev-*.parquet"),
@@ -262,19 +271,31 @@ def fetch(name: str, root: Path | None = None) -> Path:
     """Download what is not there yet, say on stderr what and how large, and return the folder.
 
     An interrupted download goes on where it stopped. A file takes its place only after its digest was checked.
-    Raises BenchError when the host cannot be reached, the disk is too small or the content is not as pinned.
+    A busy server is asked again when it says (Retry-After), or after 1, 2, 4 and 8 seconds.
+    Raises BenchError when the host cannot be reached, the disk does not take it or the content is not as pinned; the
+    same command then goes on.
     """
     dataset, folder = _find(name, root)
-    folder.mkdir(parents=True, exist_ok=True)
-    files = _pin(dataset, folder) if isinstance(dataset, HubDataset) else dataset.files
-    for file in files:
-        path = folder / file.name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_file() and not _fault(path, file):
-            print(f"{path}: there already", file=sys.stderr)
-        else:
-            _download(file, path)
+    with _writable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        files = _pin(dataset, folder) if isinstance(dataset, HubDataset) else dataset.files
+        for file in files:
+            path = folder / file.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_file() and not _fault(path, file):
+                print(f"{path}: there already", file=sys.stderr)
+            else:
+                _download(file, path)
+        if isinstance(dataset, HubDataset) and dataset.images is not None:
+            _unpack_images(folder / dataset.images)
     return folder
+
+
+def _unpack_images(archive: Path) -> None:
+    target = archive.with_suffix("")
+    if not target.is_dir():
+        print(f"{archive}: unpacking", file=sys.stderr)
+        unpack(archive, target)
 
 
 def git_blob(content: bytes) -> str:
@@ -313,7 +334,7 @@ def _pin(dataset: HubDataset, folder: Path) -> tuple[RemoteFile, ...]:
     """The files at the commit that was fetched before, or at that of the revision now; what is missing must fit."""
     path = folder / "revision.json"
     if not path.is_file():
-        commit, files = _ask_hub(dataset)
+        commit, files = _ask_hub(dataset, folder)
         content = json.dumps({"repo": dataset.repo, "commit": commit, "files": [asdict(file) for file in files]})
         temporary = path.with_suffix(".tmp")
         temporary.write_text(content)
@@ -325,17 +346,23 @@ def _pin(dataset: HubDataset, folder: Path) -> tuple[RemoteFile, ...]:
     return files
 
 
-def _ask_hub(dataset: HubDataset) -> tuple[str, tuple[RemoteFile, ...]]:
+def _ask_hub(dataset: HubDataset, folder: Path) -> tuple[str, tuple[RemoteFile, ...]]:
     """The commit behind the revision, and its matching files. BenchError when the hub does not tell."""
     site = _hub()
     api = f"{site}/api/datasets/{dataset.repo}"
-    commit = _json(f"{api}/revision/{dataset.revision}")[0]["sha"]
+    elsewhere = (
+        f"try again with a network; or run `blip3o-bench data fetch {dataset.name}` where there is one, and copy the "
+        f"folder {dataset.name} that it makes to {folder}"
+    )
+    commit = _json(f"{api}/revision/{dataset.revision}", elsewhere)[0]["sha"]
     tree, page = [], f"{api}/tree/{commit}?recursive=true"
     while page:
-        entries, page = _json(page)
+        entries, page = _json(page, elsewhere)
         tree += [entry for entry in entries if fnmatch(entry["path"], dataset.pattern)]
     if not tree:
         raise BenchError(f"{dataset.repo} at {commit} has no files {dataset.pattern}: it was rearranged")
+    for entry in tree:
+        within(folder, entry["path"])
     return commit, tuple(
         RemoteFile(
             name=entry["path"],
@@ -349,18 +376,44 @@ def _ask_hub(dataset: HubDataset) -> tuple[str, tuple[RemoteFile, ...]]:
     )
 
 
-def _json(url: str) -> tuple[Any, str]:
+def _json(url: str, without_network: str) -> tuple[Any, str]:
     """What the hub's API answers, and the address of the next page or ""."""
-    with _readable_errors(url, "try again with a network"), _open(url, {}) as response:
+    with _readable_errors(url, without_network), _open(url, {}) as response:
         following = re.search('<([^>]+)>; rel="next"', response.headers.get("Link") or "")
-        return json.loads(response.read()), following[1] if following else ""
+        content = response.read()
+    try:
+        return json.loads(content), following[1] if following else ""
+    except ValueError as error:
+        raise BenchError(f"{url} did not answer in JSON: is there a proxy that wants a sign-in?") from error
 
 
 def _open(url: str, headers: dict[str, str]) -> Any:
     request = urllib.request.Request(url, headers=headers)
     # Not sent on to the storage that the hub redirects to, which has a signed address.
     request.unredirected_hdrs |= _hub_token(url)
+    for tried in range(1, _TRIES):
+        try:
+            return urllib.request.urlopen(request, timeout=_TIMEOUT)
+        except urllib.error.HTTPError as error:
+            asked = _retry_after(error)
+            wait = 2.0 ** (tried - 1) if asked is None else asked
+            if error.code not in _BUSY or wait > _LONGEST_WAIT:
+                raise
+            print(f"{url}: the server answered {error.code} {error.reason}, again in {wait:.0f} s", file=sys.stderr)
+            error.close()
+            time.sleep(wait)
     return urllib.request.urlopen(request, timeout=_TIMEOUT)
+
+
+def _retry_after(error: urllib.error.HTTPError) -> float | None:
+    """Seconds that the server asks to wait, which it gives as such or as a date (RFC 9110, 10.2.3)."""
+    asked = error.headers.get("Retry-After", "")
+    if asked.isdecimal():
+        return float(asked)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(asked).timestamp() - time.time())
+    except ValueError:
+        return None
 
 
 @contextmanager
@@ -368,12 +421,28 @@ def _readable_errors(url: str, advice: str) -> Iterator[None]:
     try:
         yield
     except urllib.error.HTTPError as error:
-        access = ": ask for access on its page, then run `hf auth login`" if error.code in (401, 403) else ""
-        raise BenchError(f"{url}: the server answered {error.code} {error.reason}{access}") from error
+        hint = ""
+        if error.code in (401, 403):
+            hint = ": ask for access on its page, then run `hf auth login`"
+        elif error.code in _BUSY:
+            asked = _retry_after(error)
+            hint = f": it is busy; run the command again {'later' if asked is None else f'in {asked:.0f} s'} to go on"
+        raise BenchError(f"{url}: the server answered {error.code} {error.reason}{hint}") from error
     except urllib.error.URLError as error:
         raise BenchError(f"{url} cannot be reached ({error.reason}): {advice}") from error
     except (http.client.HTTPException, TimeoutError, ConnectionError) as error:
         raise BenchError(f"{url}: the connection broke ({error}); run the command again to go on") from error
+
+
+@contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BenchError(
+            f"{error.filename or folder}: {error.strerror or error}; mend that, or choose another folder with "
+            "--data-dir or BLIP3O_BENCH_DATA, and run the command again to go on"
+        ) from error
 
 
 def _find(name: str, root: Path | None) -> tuple[Dataset | HubDataset, Path]:
@@ -402,13 +471,8 @@ def _fault(path: Path, file: RemoteFile) -> str:
 
 def _download(file: RemoteFile, path: Path) -> None:
     part = path.with_name(path.name + ".part")
-    try:
-        with _readable_errors(file.url, f"try again with a network, or fetch it elsewhere and put it at {path}"):
-            _complete(file, part)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise BenchError(f"the disk of {part} is full: make room and run the command again to go on") from error
+    with _readable_errors(file.url, f"try again with a network, or fetch it elsewhere and put it at {path}"):
+        _complete(file, part)
     if fault := _fault(part, file):
         part.unlink()
         raise BenchError(f"{file.url} {fault}: what came was not kept")
@@ -432,13 +496,18 @@ def _complete(file: RemoteFile, part: Path) -> None:
             done = 0
         length = response.headers["Content-Length"]
         total = done + int(length) if length is not None else file.size
+        if file.size is not None and total != file.size:
+            raise BenchError(f"{file.url} has {total} bytes, expected {file.size}: it is another file")
         _say_and_check_room(file, part, total, done)
         with (
             part.open("ab" if done else "wb") as stream,
             tqdm(total=total, initial=done, unit="B", unit_scale=True, desc=file.name, disable=None) as bar,
         ):
-            while chunk := response.read(_CHUNK):
-                bar.update(stream.write(chunk))
+            while chunk := response.read(_CHUNK if total is None else min(_CHUNK, total - done)):
+                done += stream.write(chunk)
+                bar.update(len(chunk))
+                if total is None:  # then it may have no end
+                    _check_room(part.parent, 0)
     # http.client's read(n) ends quietly when the connection does.
     if total is not None and part.stat().st_size < total:
         raise http.client.IncompleteRead(b"", total - part.stat().st_size)

@@ -13,15 +13,17 @@ import io
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Literal, Self, TypeAlias, get_args
 
 from PIL import Image
 
 from benchmarks.datasets import git_blob
-from benchmarks.images import UNREADABLE
+from benchmarks.images import UNREADABLE, open_image
 from benchmarks.intervals import clustered_mean
 from benchmarks.judges.vqa import VqaJudge
+from benchmarks.paths import within
 from benchmarks.types import BenchError, Json, JudgeError, Metric, Prediction, Sample, Score, Verdict
 
 Profile = Literal["dpg-official", "dpg-corrected"]
@@ -69,6 +71,13 @@ class Outcome:
     value: float
     crops: tuple[float, ...]
     answers: tuple[tuple[Question, float], ...]
+
+    @property
+    def by_crop(self) -> list[tuple[tuple[Question, float], ...]]:
+        """``answers`` of each crop. Officially all but the last have none."""
+        size = len({question.number for question, _ in self.answers})
+        chunks = [self.answers[at : at + size] for at in range(0, len(self.answers), size)]
+        return [()] * (len(self.crops) - len(chunks)) + chunks
 
 
 def official_prompts(rows: Sequence[Question]) -> dict[str, Questions]:
@@ -373,11 +382,15 @@ class DpgBench:
         return _Judged(samples, crops, outcome)
 
     def _scores(self, profile: Profile, judged: _Judged) -> list[Score]:
-        """A sample's value is the mean of its own crops; its reason lists what was not answered yes, by category."""
+        """A sample's value is the mean of its own crops; its reason lists what was not answered yes, by category.
+
+        Its parts are the answers that the categories of both levels are means of.
+        """
         if judged.outcome is None:
             return [Score(s.id, s.group, s.stratum, None, judged.reason) for s in judged.samples]
-        means = iter(judged.outcome.crops)
-        categories = {question.text: RULES[profile].categories(question)[1] for question, _ in judged.outcome.answers}
+        crops = iter(zip(judged.outcome.crops, judged.outcome.by_crop, strict=True))
+        of = RULES[profile].categories
+        categories = {question.text: of(question)[1] for question, _ in judged.outcome.answers}
         scores = []
         for sample in judged.samples:
             own = judged.crops.get(sample.id)
@@ -390,8 +403,9 @@ class DpgBench:
                 for asked, reply in replies.items()
                 if reply != "yes" and asked in categories
             )
-            value = _mean([next(means) for _ in own])
-            scores.append(Score(sample.id, sample.group, sample.stratum, value, "\n".join(unmet)))
+            means, answered = zip(*(next(crops) for _ in own), strict=True)
+            parts = _parts(chain.from_iterable(answered), of)
+            scores.append(Score(sample.id, sample.group, sample.stratum, _mean(means), "\n".join(unmet), parts))
         return scores
 
     def _metrics(self, profile: Profile, judged: Mapping[str, _Judged], prefix: str = "") -> list[Metric]:
@@ -454,7 +468,7 @@ class DpgBench:
         (out / "results.txt").write_text("".join(f"{line}\n" for line in lines) + summary, encoding="utf-8")
 
     def _export_image(self, item: str, paths: Sequence[Path], out: Path) -> Path:
-        target = out / f"{item}{paths[0].suffix if len(paths) == 1 else '.png'}"
+        target = within(out, f"{item}{paths[0].suffix if len(paths) == 1 else '.png'}")
         if len(paths) == 1:
             target.write_bytes(paths[0].read_bytes())
         else:
@@ -462,8 +476,20 @@ class DpgBench:
         return target
 
 
+def _parts(
+    answers: Iterable[tuple[Question, float]], categories: Callable[[Question], tuple[str, str]]
+) -> dict[str, list[float]]:
+    """Sum and number of the answers of each category, of both levels."""
+    parts: dict[str, list[float]] = {}
+    for question, answer in answers:
+        for category in categories(question):
+            total, number = parts.get(category, (0.0, 0))
+            parts[category] = [total + answer, number + 1]
+    return parts
+
+
 def _read(path: Path) -> Image.Image:
-    with Image.open(path) as file:
+    with open_image(path) as file:
         return file.convert("RGB")
 
 

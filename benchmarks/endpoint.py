@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
-from benchmarks.images import UNREADABLE
+from benchmarks.images import UNREADABLE, open_image
 from benchmarks.judges.chat import KEY_VARIABLE, NO_CREDIT, brief, data_url, unreachable
 from benchmarks.types import BenchError, Json, Sample
 
@@ -147,7 +147,6 @@ class ImagesEndpoint(_Endpoint):
 
     def _draw(self, sample: Sample, seed: int) -> Image.Image | Exception:
         import openai
-        from PIL import Image
 
         response = self._client.images.with_raw_response.generate(
             model=self.model,
@@ -159,7 +158,7 @@ class ImagesEndpoint(_Endpoint):
         )
         encoded = self._read(response.text, "data", 0, "b64_json")
         try:
-            return Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGB")
+            return open_image(io.BytesIO(base64.b64decode(encoded))).convert("RGB")
         except UNREADABLE as error:
             return error
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import subprocess
+import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,19 +18,36 @@ from benchmarks.types import Json
 PACKAGES = (
     "accelerate",
     "clean-fid",
+    "datasets",
     "diffusers",
     "lmms-eval",
     "mmcv",
     "mmcv-lite",
     "mmdet",
     "mmengine",
+    "modelscope",
     "numpy",
     "open-clip-torch",
+    "opencv-python",
+    "opencv-python-headless",
     "pillow",
     "scipy",
+    "tokenizers",
     "torch",
     "torchvision",
     "transformers",
+    "vllm",
+)
+
+#: Variables by which a user makes arithmetic repeatable, or other than it is by default.
+VARIABLES = (
+    "ATEN_CPU_CAPABILITY",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "MKL_CBWR",
+    "NVIDIA_TF32_OVERRIDE",
+    "OMP_NUM_THREADS",
+    "PYTHONHASHSEED",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
 )
 
 
@@ -37,8 +56,11 @@ def current() -> Environment:
     return Environment(
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         code=code(),
-        packages={name: found for name in PACKAGES if (found := _version(name)) is not None},
-        hardware=hardware(),
+        packages={
+            "python": platform.python_version(),
+            **{name: found for name in PACKAGES if (found := _version(name)) is not None},
+        },
+        hardware={**hardware(), "determinism": determinism()},
     )
 
 
@@ -47,6 +69,7 @@ def code() -> dict[str, Json]:
     return {"version": _version("blip3o-bench"), "revision": _git_revision(Path(__file__).parents[1])}
 
 
+@functools.cache
 def _version(distribution: str) -> str | None:
     try:
         return version(distribution)
@@ -54,6 +77,7 @@ def _version(distribution: str) -> str | None:
         return None
 
 
+@functools.cache
 def _git_revision(checkout: Path) -> str | None:
     # Without this check git would describe any repository that a virtual environment happens to lie in.
     if not (checkout / ".git").exists():
@@ -75,6 +99,22 @@ def hardware() -> dict[str, Json]:
         "memory_gib": round(memory / 2**30, 1),
         "gpus": [_field(path, "Model") for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))],
     }
+
+
+def determinism() -> dict[str, Json]:
+    """What decides, beside the hardware, how the last bits fall: variables that are set, and torch's switches where it
+    is imported already."""
+    settings: dict[str, Json] = {name: os.environ[name] for name in VARIABLES if name in os.environ}
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        settings |= {
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+            "cudnn_benchmark": torch.backends.cudnn.benchmark,
+            "cudnn_deterministic": torch.backends.cudnn.deterministic,
+            "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        }
+    return settings
 
 
 def usable_cores() -> int:

@@ -32,6 +32,7 @@ from tqdm import tqdm
 from benchmarks import frechet
 from benchmarks.judges.color import ColorSpec
 from benchmarks.judges.inception import Clip, Extractor, Inception, Opener, Seen, extract, read_image
+from benchmarks.paths import within
 from benchmarks.runner import Part, log
 from benchmarks.types import BenchError, Json, Metric, Prediction, Sample, Score, Verdict
 
@@ -66,7 +67,7 @@ def read_prompts(path: Path) -> list[Prompt]:
     """meta_data.json: an object of id -> {category, prompt}. Raises BenchError for anything else."""
     if not path.is_file():
         raise BenchError(
-            f"{path} is not there: run `blip3o-bench data fetch mjhq`, and unpack its mjhq30k_imgs.zip beside it"
+            f"{path} is not there: run `blip3o-bench data fetch mjhq`, which unpacks mjhq30k_imgs.zip beside it"
         )
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
@@ -98,14 +99,14 @@ class Reference:
         clean-fid takes every image below the folder, so one more or less is another reference.
         """
         if not root.is_dir():
-            raise BenchError(f"{root} is not a folder: unpack mjhq30k_imgs.zip there")
+            raise BenchError(f"{root} is not a folder: unpack mjhq30k_imgs.zip by `blip3o-bench data fetch mjhq`")
         paths = sorted((path for path in root.rglob("*") if path.suffix in SUFFIXES), key=str)
         found = {path.relative_to(root).with_suffix("").as_posix(): path for path in paths}
         wanted = {prompt.file for prompt in prompts}
         if missing := sorted(wanted - found.keys()):
             raise BenchError(
                 f"{root} lacks {len(missing)} of {len(wanted)} reference images, such as {missing[0]}.jpg: "
-                "unpack mjhq30k_imgs.zip again"
+                "delete the folder, and run `blip3o-bench data fetch mjhq`"
             )
         if len(paths) > len(wanted):
             extra = next((name for name in found if name not in wanted), "two files of one name")
@@ -257,11 +258,14 @@ class Mjhq:
     def describe(self) -> Mapping[str, Json]:
         return {
             "data": {**self.data, "reference_sha256": self.reference.digest},
-            "judge": {extractor.name: dict(extractor.describe()) for extractor in self.extractors},
             "prompts": len(self.prompts),
             "size": list(self.size),
             "seed_of_subsets": SEED,
         }
+
+    def describe_judge(self) -> Mapping[str, Json]:
+        """As the runner asks for it: to know the weights' digests takes the weights."""
+        return {extractor.name: dict(extractor.describe()) for extractor in self.extractors}
 
     def samples(self) -> list[Sample]:
         """One per prompt, in the order of clean-fid's files."""
@@ -340,7 +344,7 @@ class Mjhq:
             if prediction is None or prediction.image is None:
                 continue
             source = folder / prediction.image
-            target = out / "images" / f"{sample.meta['file']}{source.suffix}"
+            target = within(out / "images", f"{sample.meta['file']}{source.suffix}")
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
 

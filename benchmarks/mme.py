@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from benchmarks.intervals import Interval, clustered_mean, macro_mean
+from benchmarks.paths import within
 from benchmarks.types import Json, Metric, Prediction, Sample, Verdict
 from benchmarks.understanding import Answered, Doc, Understanding, findings, of_stratum
 
@@ -112,7 +113,7 @@ class Mme(Understanding):
             lines.setdefault(sample.stratum, []).append("\t".join(" ".join(cell.split()) for cell in cells) + "\n")
         out.mkdir(parents=True, exist_ok=True)
         for category, rows in lines.items():
-            (out / f"{category}.txt").write_text("".join(rows), encoding="utf-8")
+            within(out, f"{category}.txt").write_text("".join(rows), encoding="utf-8")
 
     @cached_property
     def _numbers(self) -> list[int]:

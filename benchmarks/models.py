@@ -43,6 +43,15 @@ MODELS: tuple[Kind, ...] = (
 )
 
 
+def tasks(spec: str) -> frozenset[str]:
+    """What a model of this spec can do, before it is loaded; both where only its plug-in knows."""
+    prefix = spec.partition(":")[0]
+    kind = next((kind for kind in MODELS if kind.prefix == prefix), None)
+    if kind is None:
+        return frozenset({"generate", "answer"})
+    return frozenset({"generate"} if kind.draws else ()) | frozenset({"answer"} if kind.answers else ())
+
+
 def table() -> str:
     """The kinds, then the plug-ins, whose packages are not imported for it."""
     rows = [("model", "draws", "answers", "what", "needs")]

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.runner import judge_of
 from benchmarks.types import BenchError, Benchmark, Json, Metric, Prediction, Sample, Score, Verdict
 
 #: Keys under which a line may hold the new prompt, beside "prompt", the benchmark's own. detailed_caption is that of
@@ -60,6 +61,10 @@ class Rewritten:
 
     def describe(self) -> Mapping[str, Json]:
         return {**self._benchmark.describe(), "rewrite": self._described}
+
+    def describe_judge(self) -> Json:
+        """As the runner asks for it."""
+        return judge_of(self._benchmark)
 
     def samples(self) -> list[Sample]:
         return [replace(sample, prompt=self._prompts[sample.id]) for sample in self._originals.values()]

@@ -6,12 +6,16 @@ that nothing is missing any more writes the merged files; two may do so at once,
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import io
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -34,9 +38,16 @@ from benchmarks.types import (
     Sample,
     Score,
     Verdict,
+    printable,
 )
 
 Model = Generator | Answerer
+
+#: Images of a batch that are encoded and flushed to the disk at a time. One of 1024 x 1024 pixels takes 0.3 s.
+STORED_TOGETHER = 8
+
+#: Seconds that a judge may take for each sample of a batch. A first one may load weights.
+JUDGE_TIMEOUT = 600.0
 
 
 class IncompleteError(BenchError):
@@ -48,6 +59,13 @@ class LongestFirst(Protocol):
     """A benchmark that knows which of its samples take long, and which are alike, without opening their images."""
 
     def longest_first(self, samples: Sequence[Sample]) -> list[Sample]: ...
+
+
+@runtime_checkable
+class DescribesJudge(Protocol):
+    """A benchmark that needs its judge's weights in order to describe it, and leaves it out of ``describe``."""
+
+    def describe_judge(self) -> Json: ...
 
 
 @runtime_checkable
@@ -84,13 +102,17 @@ class Part:
 
 @dataclass(frozen=True)
 class Settings:
-    """How to run. The batch size and the ``workers``, processes that prepare images for a model, change no number."""
+    """How to run. The batch size and the ``workers``, processes that prepare images for a model, change no number.
+
+    ``judge_timeout`` is in seconds per sample, 0 without limit.
+    """
 
     suite: str
     seed: int = 0
     limit: int | None = None
     batch_size: int = 8
     workers: int = 0
+    judge_timeout: float = JUDGE_TIMEOUT
 
 
 def seed_for(base_seed: int, sample_id: str) -> int:
@@ -148,36 +170,115 @@ def run(
         model=model.describe(),
         benchmarks={benchmark.name: _described(benchmark) for benchmark in benchmarks},
     )
-    started_in = store.open_run(root, spec, environment.current())
-    return _do(root, benchmarks, model, settings, part, spec, started_in)
+    store.open_run(root, spec, environment.current())
+    return _do(root, benchmarks, model, settings, part)
 
 
-def rejudge(root: Path, benchmarks: Sequence[Benchmark], batch_size: int, part: Part) -> list[RunRecord] | None:
+def generate(root: Path, benchmarks: Sequence[Benchmark], model: Model, settings: Settings, part: Part) -> int:
+    """The first stage of ``run`` alone: predictions. No benchmark is asked about its judge.
+
+    Returns how many samples no process has predicted yet. Raises BenchError as ``run`` does.
+    """
+    described = {benchmark.name: _described(benchmark, judged=False) for benchmark in benchmarks}
+    spec = store.RunSpec(settings.suite, settings.seed, settings.limit, model.describe(), described)
+    store.open_run(root, spec, environment.current())
+    missing = 0
+    for benchmark in benchmarks:
+        samples = _samples(benchmark, settings.limit)
+        _predict(root / benchmark.name, benchmark, model, samples[part.rank :: part.world], settings, part)
+        missing += len(_unpredicted(root / benchmark.name, samples))
+    return missing
+
+
+def judge(
+    root: Path, benchmarks: Sequence[Benchmark], batch_size: int, part: Part, timeout: float = JUDGE_TIMEOUT
+) -> int:
+    """The second stage of ``run`` alone: verdicts on the stored predictions of some benchmarks of the run, without
+    its model.
+
+    Returns how many predictions of theirs nobody has judged yet. Raises BenchError where predictions are missing, and
+    where the run has other settings or judges.
+    """
+    stored, _ = store.read_spec(root)
+    described = {benchmark.name: _as_stored(stored, benchmark) for benchmark in benchmarks}
+    samples = {benchmark.name: _samples(benchmark, stored.limit) for benchmark in benchmarks}
+    _check_predicted(root, samples)
+    spec = replace(stored, benchmarks={**stored.benchmarks, **described})
+    store.open_run(root, spec, environment.current())
+    missing = 0
+    for benchmark in benchmarks:
+        folder, asked = root / benchmark.name, samples[benchmark.name]
+        _judge(folder, benchmark, asked[part.rank :: part.world], batch_size, part, timeout)
+        missing += len(_unjudged(folder, asked))
+    return missing
+
+
+def score(root: Path, benchmarks: Sequence[Benchmark]) -> list[RunRecord]:
+    """The last stage of ``run`` alone: what ``rescore`` does, of a run under its own rules.
+
+    Raises BenchError with the number of samples that the stages before have left.
+    """
+    spec, _ = store.read_spec(root)
+    for benchmark in benchmarks:
+        stored = spec.benchmarks[benchmark.name]
+        if (benchmark.version, benchmark.profile) != (stored["version"], stored["profile"]):
+            raise BenchError(
+                f"{root} was run with {benchmark.name} {stored['version']}, profile {stored['profile']}, not "
+                f"{benchmark.version}, {benchmark.profile}: to score it by these rules is --rescore"
+            )
+    samples = {benchmark.name: _samples(benchmark, spec.limit) for benchmark in benchmarks}
+    _check_predicted(root, samples)
+    unjudged = {name: _unjudged(root / name, asked) for name, asked in samples.items()}
+    _refuse(root, unjudged, "are not judged yet", "judge")
+    return rescore(root, benchmarks)
+
+
+def _check_predicted(root: Path, samples: Mapping[str, Sequence[Sample]]) -> None:
+    missing = {name: _unpredicted(root / name, asked) for name, asked in samples.items()}
+    _refuse(root, missing, "have no prediction yet", "generate")
+
+
+def _refuse(root: Path, missing: Mapping[str, Sequence[str]], what: str, stage: str) -> None:
+    """Raise BenchError if there are any ``missing`` samples: ids by benchmark."""
+    counts = ", ".join(f"{len(ids)} of {name}" for name, ids in missing.items() if ids)
+    if counts:
+        first = next(ids[0] for ids in missing.values() if ids)
+        raise IncompleteError(f"{root}: samples {what} ({counts}), such as {first}: finish --stage {stage} first")
+
+
+def _unpredicted(folder: Path, samples: Sequence[Sample]) -> list[str]:
+    predicted = store.read_errors(folder, Prediction)
+    return [sample.id for sample in samples if sample.id not in predicted]
+
+
+def _unjudged(folder: Path, samples: Sequence[Sample]) -> list[str]:
+    """Samples that have a prediction without error and no verdict."""
+    predicted, verdicts = store.read_errors(folder, Prediction), store.read_errors(folder, Verdict)
+    return [
+        sample.id
+        for sample in samples
+        if sample.id in predicted and predicted[sample.id] is None and sample.id not in verdicts
+    ]
+
+
+def rejudge(
+    root: Path, benchmarks: Sequence[Benchmark], batch_size: int, part: Part, timeout: float = JUDGE_TIMEOUT
+) -> list[RunRecord] | None:
     """Judge the stored predictions of the run in ``root`` again, where the judge of a benchmark is another one.
 
     ``benchmarks`` are all of the run, with the judges that they shall have. Records as of ``run``; they say what was
     replaced. Raises BenchError when a prediction is missing, and as ``store.rejudge`` does; nothing has changed then.
     """
     stored, _ = store.read_spec(root)
-    spec = replace(stored, benchmarks={benchmark.name: _described(benchmark) for benchmark in benchmarks})
-    for benchmark in benchmarks:
-        predictions = store.read_predictions(root / benchmark.name)
-        missing = [sample.id for sample in _samples(benchmark, spec.limit) if sample.id not in predictions]
-        if missing:
-            raise BenchError(f"{root / benchmark.name} lacks predictions, such as {missing[0]}: finish the run first")
-    started_in = store.rejudge(root, spec, environment.current())
-    settings = Settings(spec.suite, spec.seed, spec.limit, batch_size)
-    return _do(root, benchmarks, None, settings, part, spec, started_in)
+    spec = replace(stored, benchmarks={benchmark.name: _as_stored(stored, benchmark) for benchmark in benchmarks})
+    _check_predicted(root, {benchmark.name: _samples(benchmark, spec.limit) for benchmark in benchmarks})
+    store.rejudge(root, spec, environment.current())
+    settings = Settings(spec.suite, spec.seed, spec.limit, batch_size, judge_timeout=timeout)
+    return _do(root, benchmarks, None, settings, part)
 
 
 def _do(
-    root: Path,
-    benchmarks: Sequence[Benchmark],
-    model: Model | None,
-    settings: Settings,
-    part: Part,
-    spec: store.RunSpec,
-    started_in: store.Environment,
+    root: Path, benchmarks: Sequence[Benchmark], model: Model | None, settings: Settings, part: Part
 ) -> list[RunRecord] | None:
     """What ``run`` does once the run is opened. Without a model all predictions are stored."""
     samples = {benchmark.name: _samples(benchmark, settings.limit) for benchmark in benchmarks}
@@ -186,7 +287,7 @@ def _do(
         folder, own = root / benchmark.name, samples[benchmark.name][part.rank :: part.world]
         if model is not None:
             _predict(folder, benchmark, model, own, settings, part)
-        _judge(folder, benchmark, own, settings.batch_size, part)
+        _judge(folder, benchmark, own, settings.batch_size, part, settings.judge_timeout)
         with suppress(IncompleteError):
             metrics[benchmark.name] = merge(folder, benchmark, samples[benchmark.name])
     incomplete: list[str] = []
@@ -201,7 +302,7 @@ def _do(
         others = f" ({len(incomplete) - 1} more benchmarks likewise)" if len(incomplete) > 1 else ""
         log(f"{incomplete[0]}{others}")
         return None
-    return _finish(root, benchmarks, metrics, spec, started_in)
+    return _finish(root, benchmarks, metrics)
 
 
 def rescore(root: Path, benchmarks: Sequence[Benchmark]) -> list[RunRecord]:
@@ -210,46 +311,52 @@ def rescore(root: Path, benchmarks: Sequence[Benchmark]) -> list[RunRecord]:
     The records name the version and profile of the rules; the rest of them is the stored run's.
     Raises BenchError when ``root`` holds no run, or a sample of it is missing.
     """
-    spec, started_in = store.read_spec(root)
+    spec, _ = store.read_spec(root)
     metrics = {
         benchmark.name: merge(root / benchmark.name, benchmark, _samples(benchmark, spec.limit))
         for benchmark in benchmarks
     }
-    return _finish(root, benchmarks, metrics, spec, started_in)
+    return _finish(root, benchmarks, metrics)
 
 
 def merge(folder: Path, benchmark: Benchmark, samples: Sequence[Sample]) -> list[Metric]:
-    """Write scores.jsonl of one benchmark from its shards, in sample order; returns the metrics.
+    """Write scores.jsonl of one benchmark from its shards; returns the metrics. Raises IncompleteError."""
+    scores, metrics = scored(folder, benchmark, samples)
+    store.write_scores(folder, scores)
+    return metrics
+
+
+def scored(folder: Path, benchmark: Benchmark, samples: Sequence[Sample]) -> tuple[list[Score], list[Metric]]:
+    """What the rule makes of one benchmark's shards: scores in sample order, and the metrics.
 
     The rule sees verdicts without error only; a score without value takes over the stored error as its reason.
     Raises IncompleteError naming a sample that has not been predicted and judged.
     """
-    predictions, verdicts = store.read_predictions(folder), store.read_verdicts(folder)
-    errors: dict[str, str | None] = {}
+    predicted, verdicts = store.read_errors(folder, Prediction), store.read_verdicts(folder)
+    failed: dict[str, str] = {}
     missing = []
     for sample in samples:
-        prediction, verdict = predictions.get(sample.id), verdicts.get(sample.id)
-        if prediction is not None and prediction.error is not None:
-            errors[sample.id] = prediction.error
-        elif prediction is not None and verdict is not None:
-            errors[sample.id] = verdict.error
-        else:
+        error = predicted.get(sample.id)
+        if sample.id not in predicted or (error is None and sample.id not in verdicts):
             missing.append(sample.id)
+            continue
+        error = verdicts.errors.get(sample.id) if error is None else error
+        if error is not None:
+            failed[sample.id] = error
     if missing:
         raise IncompleteError(
             f"{folder} is not complete: {len(missing)} of {len(samples)} samples are missing, such as {missing[0]}; "
             "wait for the other processes, or start the command again"
         )
-    failed = [sample_id for sample_id, error in errors.items() if error is not None]
     if failed:
         log(f"{benchmark.name}: {len(failed)} of {len(samples)} samples could not be scored")
-        log(f"{failed[0]}: {errors[failed[0]]}")
-    usable = {sample.id: verdicts[sample.id] for sample in samples if errors[sample.id] is None}
-    scores, metrics = benchmark.summarize(samples, usable)
+        log("{}: {}".format(*next(iter(failed.items()))))
+    del predicted  # with a million samples each of these counts
+    verdicts = verdicts.only(sample.id for sample in samples if sample.id not in failed)
+    scores, metrics = benchmark.summarize(samples, verdicts)
     if [score.id for score in scores] != [sample.id for sample in samples]:
         raise ValueError(f"{benchmark.name}.summarize must return one score per sample, in their order")
-    store.write_scores(folder, [_with_reason(score, errors[score.id]) for score in scores])
-    return metrics
+    return [_with_reason(score, failed.get(score.id)) for score in scores], metrics
 
 
 def _with_reason(score: Score, error: str | None) -> Score:
@@ -260,40 +367,57 @@ def _finish(
     root: Path,
     benchmarks: Sequence[Benchmark],
     metrics: Mapping[str, Sequence[Metric]],
-    spec: store.RunSpec,
-    started_in: store.Environment,
 ) -> list[RunRecord]:
-    records = [_record(benchmark, metrics[benchmark.name], spec, started_in) for benchmark in benchmarks]
+    # As it is now: other processes may have added to it.
+    spec, started_in = store.read_spec(root)
+    records = [record(benchmark, metrics[benchmark.name], spec, started_in) for benchmark in benchmarks]
     store.write_records(root, records)
     return records
 
 
-def _record(
+def record(
     benchmark: Benchmark, metrics: Sequence[Metric], spec: store.RunSpec, started_in: store.Environment
 ) -> RunRecord:
+    """What is known about a benchmark of the run, with these metrics."""
     # Not benchmark.describe(): rescoring needs no judge, and what saw the predictions is what the spec says.
     described = dict(spec.benchmarks[benchmark.name])
     del described["version"], described["profile"]
+    also = {"also": list(started_in.also)} if started_in.also else {}
     rejudged = {"rejudged": list(started_in.rejudged)} if started_in.rejudged else {}
+    too_large = [entry for entry in started_in.out_of_memory if entry["benchmark"] == benchmark.name]
     return RunRecord(
         benchmark=benchmark.name,
         version=benchmark.version,
         suite=spec.suite,
         profile=benchmark.profile,
         model=spec.model,
-        judge=described.pop("judge", {}),
+        judge=described.pop("judge", None) or {},
         data=described.pop("data", {}),
         seed=spec.seed,
         settings={**described, "limit": spec.limit},
-        code={**started_in.code, "scored_by": environment.code(), **rejudged},
+        code={**started_in.code, "scored_by": environment.code(), **also, **rejudged},
         packages=started_in.packages,
-        hardware=started_in.hardware,
+        hardware={**started_in.hardware, **({"out_of_memory": too_large} if too_large else {})},
         metrics=tuple(metrics),
     )
 
 
-def _described(benchmark: Benchmark) -> dict[str, Json]:
-    return {**benchmark.describe(), "version": benchmark.version, "profile": benchmark.profile}
+def _described(benchmark: Benchmark, judged: bool = True) -> dict[str, Json]:
+    described = {**benchmark.describe(), "version": benchmark.version, "profile": benchmark.profile}
+    if judged:
+        return {**described, "judge": judge_of(benchmark)}
+    return {key: value for key, value in described.items() if key != "judge"}
+
+
+def _as_stored(stored: store.RunSpec, benchmark: Benchmark) -> dict[str, Json]:
+    """``_described``; of rewritten prompts, which only the model sees, what the stored run says."""
+    rewrite = {"rewrite": stored.benchmarks.get(benchmark.name, {}).get("rewrite")}
+    return {**(rewrite if rewrite["rewrite"] else {}), **_described(benchmark)}
+
+
+def judge_of(benchmark: Benchmark) -> Json:
+    """What a benchmark says of its judge. Raises BenchError where its weights are not there."""
+    return benchmark.describe_judge() if isinstance(benchmark, DescribesJudge) else benchmark.describe().get("judge")
 
 
 def _samples(benchmark: Benchmark, limit: int | None) -> list[Sample]:
@@ -307,17 +431,30 @@ def _predict(
     folder: Path, benchmark: Benchmark, model: Model, own: Sequence[Sample], settings: Settings, part: Part
 ) -> None:
     with store.Shard(store.shard_path(folder, Prediction, part.rank)) as shard:
-        stored = store.read_predictions(folder)
-        pending = [sample for sample in own if sample.id not in stored or stored[sample.id].error is not None]
+        stored = store.read_errors(folder, Prediction)
+        pending = [sample for sample in own if sample.id not in stored or stored[sample.id] is not None]
         if isinstance(benchmark, LongestFirst):
             pending = benchmark.longest_first(pending)
-        with (
-            _ahead(benchmark, model, pending, settings.workers),
-            _progress(f"{benchmark.name}: predict", len(own), len(pending), part) as advance,
-        ):
-            for batch in _batches(pending, settings.batch_size):
-                shard.append(_predictions(folder, benchmark, model, batch, settings.seed))
-                advance(len(batch))
+        if pending:
+            store.note_environment(folder.parent, environment.current(), "generate")
+        done, size = 0, settings.batch_size
+        with _progress(f"{benchmark.name}: predict", len(own), len(pending), part) as advance:
+            while done < len(pending):
+                left, too_large = pending[done:], ""
+                with _ahead(benchmark, model, left, settings.workers):
+                    for batch in _batches(left, size):
+                        rows = _predictions(folder, benchmark, model, batch, settings.seed)
+                        if isinstance(rows, str):
+                            too_large = rows
+                            break
+                        shard.append(rows)
+                        advance(len(rows))
+                        done += len(rows)
+                if too_large:
+                    store.note_out_of_memory(folder.parent, benchmark.name, len(batch), too_large)
+                    size = len(batch) // 2
+                    log(f"{benchmark.name}: no memory for {len(batch)} samples together, on with {size}: {too_large}")
+                    _free_memory()
 
 
 def _ahead(benchmark: Benchmark, model: Model, samples: Sequence[Sample], workers: int) -> AbstractContextManager[None]:
@@ -328,18 +465,53 @@ def _ahead(benchmark: Benchmark, model: Model, samples: Sequence[Sample], worker
 
 def _predictions(
     folder: Path, benchmark: Benchmark, model: Model, batch: Sequence[Sample], seed: int
-) -> list[Prediction]:
+) -> list[Prediction] | str:
+    """One per sample; or, of several samples that the memory does not hold together, what the model said."""
     seeds = [seed_for(seed, sample.id) for sample in batch]
     start = time.perf_counter()
-    if benchmark.task == "generate":
-        results: Sequence[object] = cast(Generator, model).generate(batch, seeds)
-    else:
-        results = cast(Answerer, model).answer(batch, seeds)
+    results = _results(benchmark, model, batch, seeds)
     seconds = (time.perf_counter() - start) / len(batch)
-    return [
-        _prediction(folder, Prediction(sample.id, own_seed, seconds), result)
+    if isinstance(results, str):
+        return results if len(batch) > 1 else [Prediction(batch[0].id, seeds[0], seconds, error=results)]
+    made = [
+        (Prediction(sample.id, own_seed, seconds), result)
         for sample, own_seed, result in zip(batch, seeds, results, strict=True)
     ]
+    if benchmark.task == "answer":
+        return [_prediction(folder, blank, result) for blank, result in made]
+    with ThreadPoolExecutor(STORED_TOGETHER) as threads:
+        return list(threads.map(lambda one: _prediction(folder, *one), made))
+
+
+def _results(
+    benchmark: Benchmark, model: Model, batch: Sequence[Sample], seeds: Sequence[int]
+) -> Sequence[object] | str:
+    """What the model returns, or what it says where it has not the memory."""
+    try:
+        if benchmark.task == "generate":
+            return cast(Generator, model).generate(batch, seeds)
+        return cast(Answerer, model).answer(batch, seeds)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        return _message(error)
+
+
+def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
+    """torch.OutOfMemoryError is a RuntimeError; torch's CPU allocator, CUDA and cuBLAS raise a plain one."""
+    said = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or any(text in str(error) for text in said)
+    )
+
+
+def _free_memory() -> None:
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _prediction(folder: Path, blank: Prediction, result: object) -> Prediction:
@@ -361,10 +533,10 @@ def _prediction(folder: Path, blank: Prediction, result: object) -> Prediction:
 
 def _checked_file(path: Path) -> tuple[bytes, str]:
     """The bytes of an image file that decodes to its last pixel, and the suffix of its format."""
-    from PIL import Image
+    from benchmarks.images import open_image
 
     data = path.read_bytes()
-    with Image.open(io.BytesIO(data)) as image:
+    with open_image(io.BytesIO(data)) as image:
         image.load()
         return data, f".{(image.format or path.suffix.lstrip('.')).lower()}"
 
@@ -379,36 +551,76 @@ def _png(result: object) -> bytes:
     return buffer.getvalue()
 
 
-def _judge(folder: Path, benchmark: Benchmark, own: Sequence[Sample], batch_size: int, part: Part) -> None:
+def _judge(
+    folder: Path, benchmark: Benchmark, own: Sequence[Sample], batch_size: int, part: Part, timeout: float
+) -> None:
     with store.Shard(store.shard_path(folder, Verdict, part.rank)) as shard:
-        predictions, stored = store.read_predictions(folder), store.read_verdicts(folder)
-        usable = [sample for sample in own if predictions[sample.id].error is None]
-        pending = [sample for sample in usable if sample.id not in stored or stored[sample.id].error is not None]
+        predictions, stored = store.read_predictions(folder), store.read_errors(folder, Verdict)
+        usable = [sample for sample in own if sample.id not in predictions.errors]
+        pending = [sample for sample in usable if sample.id not in stored or stored[sample.id] is not None]
+        if pending:
+            store.note_environment(folder.parent, environment.current(), "judge")
         if isinstance(benchmark, JudgesMany):
             batch_size = max(batch_size, benchmark.judged_together)
         with _progress(f"{benchmark.name}: judge", len(usable), len(pending), part) as advance:
             for batch in _batches(pending, batch_size):
-                shard.append(_verdicts(benchmark, batch, [predictions[sample.id] for sample in batch], folder))
+                shard.append(_verdicts(benchmark, batch, [predictions[sample.id] for sample in batch], folder, timeout))
                 advance(len(batch))
 
 
 def _verdicts(
-    benchmark: Benchmark, samples: Sequence[Sample], predictions: Sequence[Prediction], folder: Path
+    benchmark: Benchmark,
+    samples: Sequence[Sample],
+    predictions: Sequence[Prediction],
+    folder: Path,
+    timeout: float,
 ) -> list[Verdict]:
     try:
-        verdicts = list(benchmark.judge(samples, predictions, folder))
+        with _time_limit(timeout * len(samples)):
+            verdicts = list(benchmark.judge(samples, predictions, folder))
     except JudgeError as error:
-        if len(samples) == 1:
-            return [Verdict(samples[0].id, error=_message(error))]
-        # One of the batch stopped the judge: look at each alone, so that the others keep their verdicts.
-        return [
-            verdict
-            for sample, prediction in zip(samples, predictions, strict=True)
-            for verdict in _verdicts(benchmark, [sample], [prediction], folder)
-        ]
-    if [verdict.id for verdict in verdicts] != [sample.id for sample in samples]:
-        raise ValueError(f"{benchmark.name}.judge must return one verdict per sample, in their order")
-    return verdicts
+        stopped_by = _message(error)
+    except _TimeUp:
+        stopped_by = f"TimeoutError: the judge took more than {timeout:g} seconds"
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        stopped_by = _message(error)
+    else:
+        if [verdict.id for verdict in verdicts] != [sample.id for sample in samples]:
+            raise ValueError(f"{benchmark.name}.judge must return one verdict per sample, in their order")
+        return verdicts
+    if len(samples) == 1:
+        return [Verdict(samples[0].id, error=stopped_by)]
+    # One of the batch stopped the judge: look at each alone, so that the others keep their verdicts.
+    return [
+        verdict
+        for sample, prediction in zip(samples, predictions, strict=True)
+        for verdict in _verdicts(benchmark, [sample], [prediction], folder, timeout)
+    ]
+
+
+class _TimeUp(BaseException):
+    """No Exception, so that no judge takes it for the failure of one question."""
+
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Raise _TimeUp in what takes longer; 0 is no limit, nor is there one outside the main thread."""
+    if not seconds or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: object) -> None:
+        raise _TimeUp
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _message(error: Exception) -> str:
@@ -435,4 +647,4 @@ def _progress(phase: str, total: int, pending: int, part: Part) -> Iterator[Call
 
 def log(line: str) -> None:
     """Standard output is for results; everything else goes to standard error."""
-    print(line, file=sys.stderr)
+    print(printable(line), file=sys.stderr)

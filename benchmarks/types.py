@@ -26,6 +26,12 @@ class JudgeError(Exception):
     """A judge could not look at a prediction. The sample is counted as missing, never scored 0."""
 
 
+def printable(text: str) -> str:
+    """``text`` as a line that a terminal may show: what would steer it (escapes, newlines, marks that turn the
+    direction of writing) and half surrogates stand as their escapes, such as ``\\x1b``."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 @dataclass(frozen=True)
 class Decoding:
     """How an answer is to be decoded, as the benchmark's own task file says. Temperature 0 is greedy."""
@@ -75,15 +81,24 @@ class Verdict:
     error: str | None = None
 
 
+#: One for all scores: a million empty ones would take 64 MB.
+_NO_PARTS: Mapping[str, Sequence[float]] = {}
+
+
 @dataclass(frozen=True)
 class Score:
-    """The rule applied to one verdict. ``value`` is None when there was nothing to score, never 0 for that."""
+    """The rule applied to one verdict. ``value`` is None when there was nothing to score, never 0 for that.
+
+    ``parts`` are for metrics that average several values of a sample, as DPG-Bench's categories do its answers: by
+    the metric's name, their sum (each in [0, 1]) and their number. Such a metric is the mean over all samples' values.
+    """
 
     id: str
     group: str
     stratum: str
     value: float | None
     reason: str = ""
+    parts: Mapping[str, Sequence[float]] = field(default_factory=lambda: _NO_PARTS)
 
 
 @dataclass(frozen=True)

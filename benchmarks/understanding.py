@@ -355,6 +355,15 @@ def _shards(folder: Path, column: type[Understanding]) -> list[Path]:
     return files
 
 
+def _refused_by_disk(error: BaseException | None) -> OSError | None:
+    """The full, read-only or absent disk behind an error; those of a damaged file have no number."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno is not None:
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def _read(files: Sequence[Path], column: type[Understanding], fetch: str) -> Dataset:
     from datasets import Dataset
     from datasets.exceptions import DatasetGenerationError
@@ -362,7 +371,11 @@ def _read(files: Sequence[Path], column: type[Understanding], fetch: str) -> Dat
 
     try:
         rows = Dataset.from_parquet([str(file) for file in files])
-    except (DatasetGenerationError, ArrowInvalid) as error:
+    except (DatasetGenerationError, ArrowInvalid, OSError) as error:
+        if refused := _refused_by_disk(error):
+            raise BenchError(
+                f"datasets cannot keep {column.title} in its cache ({refused}): set HF_DATASETS_CACHE to another folder"
+            ) from error
         raise BenchError(f"a parquet file in {files[0].parent} is damaged ({error}): delete it and {fetch}") from error
     if absent := set(column.columns) - set(rows.column_names):
         raise BenchError(

@@ -19,10 +19,10 @@ from functools import partial, reduce
 from pathlib import Path
 from typing import Literal, Self, TypeAlias
 
-from PIL import Image
-
+from benchmarks.images import UNREADABLE, open_image
 from benchmarks.intervals import Interval, clustered_mean
 from benchmarks.judges.chat import ChatReply, ImageChat, at_once
+from benchmarks.paths import within
 from benchmarks.types import BenchError, Json, JudgeError, Metric, Prediction, Sample, Score, Verdict
 
 Profile = Literal["wise-verified", "wise-legacy", "wise-own"]
@@ -427,7 +427,7 @@ class Wise:
             prediction = predictions.get(sample.id)
             if prediction is not None and prediction.image is not None:
                 # .png whatever it is: the official scripts look for no other name, and read the bytes only.
-                images[sample.id] = out / "images" / f"{sample.meta['file']}.png"
+                images[sample.id] = within(out / "images", f"{sample.meta['file']}.png")
                 images[sample.id].write_bytes((folder / prediction.image).read_bytes())
         judged = [sample for sample in samples if sample.id in verdicts and verdicts[sample.id].error is None]
         for part, categories in PARTS.items():
@@ -453,10 +453,10 @@ def _image_file(prediction: Prediction, folder: Path) -> bytes:
         raise JudgeError("no image")
     path = folder / prediction.image
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             image.load()
         return path.read_bytes()
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise JudgeError(f"{path} is not a readable image: {error}") from error
 
 

@@ -16,15 +16,18 @@ from human_study.design import Criterion
 from human_study.folder import Study
 from human_study.store import Person, RefusedError, Vote
 
-KEYS_HELP = "← left, → right, ↓ no preference, S skip, U undo, Z zoom"
 EXAMPLE_PX = 192
 
 
 def main() -> None:
     """Show the page that is due to whoever is signed in."""
     st.set_page_config(page_title="Image study", layout="wide")
-    st.html("<style>.stMainBlockContainer {padding: 1.5rem 1rem 1rem} .stAppHeader {display: none}</style>")
     study = server.serving().study
+    width = 2 * study.store.design.display_px + 16  # of both images and the gap between them, see pair.css
+    st.html(
+        f"<style>.stMainBlockContainer {{max-width: calc(max({width}px, 46rem) + 2rem); margin: 0 auto; "
+        "padding: 1.5rem 1rem 1rem} .stAppHeader {display: none}</style>"
+    )
     person = _signed_in(study)
     if person is None:
         _sign_in_page(study)
@@ -82,6 +85,7 @@ def _consent_page(study: Study, person: Person) -> None:
     st.title(study.store.design.title)
     st.write("You will see two images at a time and choose the better one.")
     for criterion in study.store.design.criteria:
+        st.subheader(criterion.title)
         _explain(study, criterion)
     st.subheader("Before you begin")
     st.text(study.store.design.consent)
@@ -91,15 +95,14 @@ def _consent_page(study: Study, person: Person) -> None:
 
 
 def _explain(study: Study, criterion: Criterion) -> None:
-    st.subheader(criterion.title)
     st.text(criterion.instruction)
     example = study.store.example(criterion.key)
     if example is None:
         return
     prompt, *digests = example
     figures = "".join(
-        f'<figure style="margin:0"><img src="{_thumbnail(study, digest)}" alt="{caption}" width="{EXAMPLE_PX}">'
-        f"<figcaption>{caption}</figcaption></figure>"
+        f'<figure style="margin:0;flex:0 1 {EXAMPLE_PX}px"><img src="{_thumbnail(study, digest)}" alt="{caption}" '
+        f'style="width:100%"><figcaption>{caption}</figcaption></figure>'
         for digest, caption in zip(digests, ("better", "worse"), strict=True)
     )
     text = f"<p>Text: {escape(prompt)}</p>" if criterion.show_prompt else ""
@@ -137,12 +140,17 @@ def _work_page(study: Study, person: Person) -> None:
 def _introduction(study: Study, now: Assignment, criterion: Criterion) -> None:
     st.title(f"Now: {criterion.title}")
     _explain(study, criterion)
-    st.write(f"Keys: {KEYS_HELP}. A click on an image zooms both.")
+    st.write(f"Keys: {_keys(study)}. A click on an image zooms both.")
     if now.kind == "qualification":
         st.write("The first pairs have a clear answer and check that the instructions are understood.")
     if st.button("Start", type="primary", shortcut="Enter"):
         st.session_state["introduced"] = criterion.key, now.round
         st.rerun()
+
+
+def _keys(study: Study) -> str:
+    tie = "↓ no preference, " if study.store.design.ties else ""
+    return f"← left, → right, {tie}S skip, U undo, Z zoom"
 
 
 def _break_is_due(study: Study, progress: monitor.Progress) -> bool:
@@ -159,13 +167,13 @@ def _break_page(progress: monitor.Progress) -> None:
 
 
 def _pair_page(study: Study, held: list[Assignment], criterion: Criterion, progress: monitor.Progress) -> None:
-    st.markdown(f"**{criterion.title}**", help=KEYS_HELP)
+    st.markdown(f"**{criterion.title}**", help=_keys(study))
     st.caption(criterion.instruction)
     st.session_state["current"] = held[0].id
     pair.show(study.store.design, held, progress.can_undo, _choose)
     left = "" if progress.seconds_left is None else f" · about {_duration(progress.seconds_left)} left"
     share = progress.done / progress.total
-    st.progress(share, f"You: {progress.own} · study: {progress.done} of {progress.total}{left}")
+    st.progress(share, f"You: {progress.own} pairs · study: {progress.done} of {progress.total} judgments{left}")
     _settle()
 
 

@@ -81,10 +81,6 @@ def _measure(study: Study, annotators: int, pace: float) -> None:
     )
 
 
-def _pause(pace: float, rng: random.Random) -> float:
-    return rng.uniform(pace / 2, 1.5 * pace)
-
-
 def _cpu_seconds(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -42,6 +42,9 @@ def study() -> None:
     "--display", type=click.IntRange(min=64), default=512, show_default=True, help="Pixels of an image's box."
 )
 @click.option("--pixels", type=click.IntRange(min=16), help="Resample all images to this longer side.")
+@click.option(
+    "--grid", "grids", multiple=True, metavar="NAME", help="A model whose files are DPG-Bench's 2 x 2 grids; repeat."
+)
 @click.option("--minimum-view", type=click.IntRange(min=0), default=400, show_default=True, help="Milliseconds.")
 @click.option("--lease", type=click.FloatRange(min=1), default=20.0, show_default=True, help="Minutes.")
 @click.option("--break-every", type=click.IntRange(min=1), default=100, show_default=True, help="Judgments.")
@@ -66,6 +69,7 @@ def create(
     repeat_every: int,
     display: int,
     pixels: int | None,
+    grids: tuple[str, ...],
     minimum_view: int,
     lease: float,
     break_every: int,
@@ -97,6 +101,7 @@ def create(
         break_every=break_every,
         display_px=display,
         pixels=pixels,
+        grids=grids,
         monitoring="sequential" if sequential else "blind",
         consent=folders.read_text(consent) if consent else CONSENT,
         seed=seed,
@@ -283,7 +288,7 @@ def _judgments(opened: Study) -> pd.DataFrame:
 
     from human_study import export as exporting
 
-    return pd.DataFrame(exporting.rows(opened.store), columns=list(exporting.COLUMNS))
+    return pd.DataFrame(exporting.rows(opened.store), columns=list(exporting.COLUMNS), dtype=object)
 
 
 def _write(path: Path, page: str) -> None:

@@ -91,6 +91,7 @@ class Design:
     break_every: int = 100  # judgments between reminders to rest
     display_px: int = 512  # width and height of an image's box on the page
     pixels: int | None = None  # longer side that all images are resampled to; None: every model's own
+    grids: tuple[str, ...] = ()  # models whose files are DPG-Bench's grids of two by two images; the first is shown
     monitoring: Monitoring = "blind"
     consent: str = CONSENT
     seed: int = 0
@@ -103,6 +104,7 @@ class Design:
             (len(set(self.models)) < len(self.models), f"models need different names: {', '.join(self.models)}"),
             (not keys or len(set(keys)) < len(keys), "criteria need different keys, and there must be one"),
             (self.gold_from not in (None, *self.models), f"gold cannot be made of {self.gold_from}: no such model"),
+            (not set(self.grids) <= set(self.models), f"grids of {', '.join(self.grids)}: name models of the study"),
             (self.rounds < 1 or self.judgments_per_pair < 1, "rounds and judgments per pair start at 1"),
             (min(self.gold, self.qualification, self.repeat_every) < 0, "gold, repeats and qualification start at 0"),
             (self.gold_every < 1 or self.break_every < 1, "gold and breaks come every 1 judgments at most"),
@@ -122,7 +124,8 @@ class Design:
     @staticmethod
     def from_json(data: Mapping[str, Json]) -> Design:
         criteria = tuple(Criterion(**criterion) for criterion in data["criteria"])
-        return Design(**{**data, "models": tuple(data["models"]), "criteria": criteria})
+        lists = {name: tuple(data.get(name, ())) for name in ("models", "grids")}
+        return Design(**{**data, **lists, "criteria": criteria})
 
 
 @dataclass(frozen=True)

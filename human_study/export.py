@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import sqlite3
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, String, case, cast, literal, select
 from sqlalchemy.orm import aliased
 
 from benchmarks.types import BenchError, Json
@@ -53,24 +53,38 @@ COLUMNS = {
 def rows(store: Store) -> Iterator[dict[str, Json]]:
     """Every judgment in the order they were made, by the names of ``COLUMNS``; one state of the database."""
     left, right = aliased(ImageRow), aliased(ImageRow)
+    better = case((AssignmentRow.left_image == PairRow.first_image, "left"), else_="right")
+    columns = {
+        "study": literal(store.id),
+        "judgment": JudgmentRow.id,
+        "criterion": AssignmentRow.criterion,
+        "round": AssignmentRow.round,
+        "kind": AssignmentRow.kind,
+        "prompt_id": Prompt.key,
+        "prompt": Prompt.text,
+        "annotator": Annotator.number,
+        "position": AssignmentRow.position,
+        "slot": TaskRow.slot,
+        "left_model": left.model,
+        "right_model": right.model,
+        "choice": JudgmentRow.choice,
+        "better": case((AssignmentRow.kind.in_(("gold", "qualification")), better)),
+        "stands": standing(),
+        "surplus": JudgmentRow.surplus,
+        "ms_visible": JudgmentRow.ms_visible,
+        "ms_total": JudgmentRow.ms_total,
+        "created_at": JudgmentRow.created_at,
+        "assignment": JudgmentRow.assignment_id,
+        "supersedes": JudgmentRow.supersedes,
+        "submit_uuid": JudgmentRow.submit_uuid,
+        "left_sha256": left.sha256,
+        "right_sha256": right.sha256,
+        "page": cast(JudgmentRow.page, String),  # as it is stored: reading it only to write it again takes time
+    }
+    labelled: list[Any] = [column.label(name) for name, column in columns.items()]
     statement = (
-        select(
-            JudgmentRow,
-            AssignmentRow.criterion,
-            AssignmentRow.round,
-            AssignmentRow.kind,
-            AssignmentRow.position,
-            (AssignmentRow.left_image == PairRow.first_image).label("first_left"),
-            Prompt.key,
-            Prompt.text,
-            Annotator.number,
-            TaskRow.slot,
-            left.model.label("left_model"),
-            right.model.label("right_model"),
-            left.sha256.label("left_sha256"),
-            right.sha256.label("right_sha256"),
-            standing().label("stands"),
-        )
+        select(*labelled)
+        .select_from(JudgmentRow)
         .join(AssignmentRow, JudgmentRow.assignment_id == AssignmentRow.id)
         .join(PairRow, AssignmentRow.pair_id == PairRow.id)
         .join(Prompt, PairRow.prompt_id == Prompt.id)
@@ -83,39 +97,10 @@ def rows(store: Store) -> Iterator[dict[str, Json]]:
     )
     with store.reading() as connection:
         for row in connection.execute(statement):
-            yield {
-                "study": store.id,
-                "judgment": row.id,
-                "criterion": row.criterion,
-                "round": row.round,
-                "kind": row.kind,
-                "prompt_id": row.key,
-                "prompt": row.text,
-                "annotator": row.number,
-                "position": row.position,
-                "slot": row.slot,
-                "left_model": row.left_model,
-                "right_model": row.right_model,
-                "choice": row.choice,
-                "better": _better(row.kind, row.first_left),
-                "stands": bool(row.stands),
-                "surplus": row.surplus,
-                "ms_visible": row.ms_visible,
-                "ms_total": row.ms_total,
-                "created_at": datetime.fromtimestamp(row.created_at, UTC).isoformat(timespec="milliseconds"),
-                "assignment": row.assignment_id,
-                "supersedes": row.supersedes,
-                "submit_uuid": row.submit_uuid,
-                "left_sha256": row.left_sha256,
-                "right_sha256": row.right_sha256,
-                "page": json.dumps(row.page, sort_keys=True),
-            }
-
-
-def _better(kind: str, first_left: bool) -> str | None:
-    if kind not in ("gold", "qualification"):
-        return None
-    return "left" if first_left else "right"
+            values = dict(zip(columns, row, strict=True))
+            made = datetime.fromtimestamp(values["created_at"], UTC)
+            values["created_at"] = made.isoformat(timespec="milliseconds")
+            yield values
 
 
 def write(store: Store, out: Path) -> int:

@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine
 
@@ -18,6 +19,9 @@ from benchmarks.types import BenchError
 from human_study import database, design, images, store
 from human_study.design import Criterion, Design
 from human_study.store import Store, StoredImage
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 @dataclass(frozen=True)
@@ -147,14 +151,16 @@ def _prepare_images(
     gold: list[tuple[design.Pair, str]],
 ) -> dict[tuple[str, str, str], StoredImage]:
     """Write all images of the study, by (prompt id, model or gold's worse image, gold's criterion or nothing)."""
+
+    def load(model: str, prompt: str) -> Image.Image:
+        return images.load(files[model][prompt], plan.pixels, grid=model in plan.grids)
+
     stored = {
-        (prompt, model, ""): images.save(images.load(files[model][prompt], plan.pixels), folder)
-        for model in plan.models
-        for prompt in prompts
+        (prompt, model, ""): images.save(load(model, prompt), folder) for model in plan.models for prompt in prompts
     }
     for pair, other in gold:
         criterion = plan.criterion(str(pair.criterion))
-        worse = images.load(files[pair.first][other], plan.pixels)
+        worse = load(pair.first, other)
         if not criterion.show_prompt:
             worse = images.spoilt(worse, seed=f"{plan.seed}/{pair.prompt}")
         stored[pair.prompt, pair.second, criterion.key] = images.save(worse, folder)
@@ -170,7 +176,8 @@ def _tell_sizes(plan: Design, stored: Mapping[tuple[str, str, str], StoredImage]
         each = ", ".join(f"{model} {' '.join(f'{w}x{h}' for w, h in sorted(of)[:3])}" for model, of in sizes.items())
         tell(
             f"the models' images differ in size ({each}): shown in boxes of {plan.display_px} px they may still be "
-            "told apart by sharpness; --pixels N resamples all to one size"
+            "told apart by sharpness; --pixels N resamples all to one size, --grid NAME takes the first of the four "
+            "images in each of a model's DPG-Bench grids"
         )
 
 

@@ -41,10 +41,11 @@ def _images(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
 
 
-def load(path: Path, pixels: int | None) -> Image.Image:
+def load(path: Path, pixels: int | None, grid: bool = False) -> Image.Image:
     """The pixels of a file, upright, in RGB; resampled (Lanczos) to ``pixels`` on the longer side if that is given.
 
-    Transparent images are put on white. Raises BenchError naming a file that is not an image.
+    Transparent images are put on white. Of a ``grid`` of two by two images it is the first, top left. Raises BenchError
+    naming a file that is not an image, or cannot be such a grid.
     """
     try:
         with Image.open(path) as file:
@@ -54,11 +55,19 @@ def load(path: Path, pixels: int | None) -> Image.Image:
             image = image.convert("RGB")
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow's decoders raise them all
         raise BenchError(f"not a readable image: {path} ({error})") from error
+    if grid:
+        image = _first_of_grid(image, path)
     if pixels is not None:
         scale = pixels / max(image.size)
         size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
         image = image.resize(size, Image.Resampling.LANCZOS)
     return image
+
+
+def _first_of_grid(image: Image.Image, path: Path) -> Image.Image:
+    if image.width % 2 or image.height % 2:
+        raise BenchError(f"{path} is {image.width} x {image.height}: no grid of two by two images of one size")
+    return image.crop((0, 0, image.width // 2, image.height // 2))
 
 
 def spoilt(image: Image.Image, seed: str) -> Image.Image:

@@ -41,7 +41,7 @@ class AnnotatorReport:
     judgments: int  # main ones that stand, without skips
     skips: int
     gold_right: int
-    gold_asked: int
+    gold_asked: int  # without skips: an image may not have loaded
     repeats_same: int
     repeats: int
     left_share: float | None  # of choices that are not ties
@@ -197,7 +197,7 @@ def _report(person: Person, shown: Sequence[_Shown], medians: dict[int, float]) 
         for one in shown
         if one.kind == "repeat" and (one.pair, one.criterion, one.round) in main
     ]
-    gold = [one.image == "first" for one in shown if one.kind in ("gold", "qualification")]
+    answered = [one for one in shown if one.kind in ("gold", "qualification") and one.choice != "skip"]
     sided, voted = choices["left"] + choices["right"], len(shown) - choices["skip"]
     others = [seconds for other, seconds in medians.items() if other != person.id]
     own = medians.get(person.id)
@@ -205,8 +205,8 @@ def _report(person: Person, shown: Sequence[_Shown], medians: dict[int, float]) 
         person=person,
         judgments=sum(one.kind == "main" and one.choice != "skip" for one in shown),
         skips=choices["skip"],
-        gold_right=sum(gold),
-        gold_asked=len(gold),
+        gold_right=sum(one.image == "first" for one in answered),
+        gold_asked=len(answered),
         repeats_same=sum(repeats),
         repeats=len(repeats),
         left_share=choices["left"] / sided if sided else None,

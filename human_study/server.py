@@ -25,6 +25,8 @@ from human_study.folder import Study
 
 SignIn = Literal["links", "oidc", "local"]
 TOKEN = re.compile(r"[A-Za-z0-9_-]{22}")
+#: What st.login needs to know of a provider.
+PROVIDER = ("redirect_uri", "cookie_secret", "client_id", "client_secret", "server_metadata_url")
 #: A browser's form with one of our links in it is shorter.
 LONGEST_FORM = 4096
 
@@ -87,7 +89,9 @@ def routes() -> list[Route]:
 
 
 def run(what: Serving, address: str, port: int) -> None:
-    """Serve until interrupted. Raises BenchError when the port is taken."""
+    """Serve until interrupted. Raises BenchError when the port is taken, or sign-in by OIDC is not set up."""
+    if what.sign_in == "oidc":
+        _check_provider()
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -107,6 +111,20 @@ def run(what: Serving, address: str, port: int) -> None:
             "logger.level": "warning",
         }
     )
+
+
+def _check_provider() -> None:
+    """Streamlit would notice only when somebody signs in, and tell them nothing."""
+    try:
+        given = st.secrets.get("auth", {})
+    except FileNotFoundError:
+        given = {}
+    missing = [name for name in PROVIDER if not given.get(name)]
+    if missing:
+        raise BenchError(
+            f"--sign-in oidc needs {', '.join(missing)} under [auth] in .streamlit/secrets.toml of the folder that the "
+            "server is started in"
+        )
 
 
 async def _enter(_: Request) -> Response:

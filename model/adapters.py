@@ -28,7 +28,27 @@ WITHOUT = ("*.fp16.*", "*.bf16.*", "*.non_ema.*", "*onnx*", "*openvino*")
 Dtype = Literal["float32", "float16", "bfloat16"]
 
 
-class DiffusersPipeline:
+class _Loaded:
+    """What is known of any model from a folder or the hub."""
+
+    source: Located
+    device: str
+    dtype: Dtype
+
+    @cached_property
+    def digest(self) -> str:
+        return checkpoint.digest(self.source.folder)
+
+    def describe(self) -> Mapping[str, Any]:
+        return {
+            "name": self.source.name if self.source.repo else self.source.folder.name,
+            "sha256": self.digest,
+            "device": self.device,
+            "dtype": self.dtype,
+        }
+
+
+class DiffusersPipeline(_Loaded):
     """Draws with any text-to-image pipeline of diffusers."""
 
     def __init__(
@@ -65,17 +85,10 @@ class DiffusersPipeline:
         self.settings = {name: value for name, value in given.items() if value is not None}
         self._defaults = {name: known[name].default for name in given if name in known and name not in self.settings}
 
-    @cached_property
-    def digest(self) -> str:
-        return checkpoint.digest(self.source.folder)
-
     def describe(self) -> Mapping[str, Any]:
         return {
-            "name": self.source.name if self.source.repo else self.source.folder.name,
-            "sha256": self.digest,
+            **super().describe(),
             "pipeline": type(self.pipeline).__name__,
-            "device": self.device,
-            "dtype": self.dtype,
             "together": self.together,
             **self._defaults,
             **self.settings,
@@ -113,7 +126,7 @@ def _load(source: Located, dtype: Dtype) -> Any:
         raise CheckpointError(f"{source.name} is not a pipeline of diffusers: {error}") from error
 
 
-class ImageTextToText:
+class ImageTextToText(_Loaded):
     """Answers with any image-text-to-text model of transformers: Qwen2.5-VL, LLaVA, Chameleon, Emu3-Chat and others."""
 
     #: The ``model_type`` that a class is for; None is any.
@@ -149,18 +162,8 @@ class ImageTextToText:
             raise CheckpointError(f"{self.source.name} cannot be loaded by transformers: {reason}") from error
         self.model = model.to(device).eval()
 
-    @cached_property
-    def digest(self) -> str:
-        return checkpoint.digest(self.source.folder)
-
     def describe(self) -> Mapping[str, Any]:
-        return {
-            "name": self.source.name if self.source.repo else self.source.folder.name,
-            "sha256": self.digest,
-            "model": type(self.model).__name__,
-            "device": self.device,
-            "dtype": self.dtype,
-        }
+        return {**super().describe(), "model": type(self.model).__name__}
 
     @one_thread()
     @torch.inference_mode()

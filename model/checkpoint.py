@@ -214,7 +214,7 @@ def _read_processor(folder: Path) -> ProcessorMixin:
     try:
         if model_type == "llava":
             return LlavaProcessor.from_pretrained(folder, local_files_only=True)
-        return TextProcessor(AutoTokenizer.from_pretrained(folder, local_files_only=True))
+        return TextProcessor(AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder} holds no processor or tokenizer that can be read: fetch its files") from error
 
@@ -244,9 +244,11 @@ def join_vision(language: Path, vision: Path) -> tuple[SiglipLlava, LlavaProcess
     Every patch is a token: 1,024 for SigLIP2-so400m at 512 px. Weights are float32; the projector's come from torch's
     global random state.
     """
-    text = AutoModelForCausalLM.from_pretrained(language, dtype=torch.float32, local_files_only=True)
+    text = AutoModelForCausalLM.from_pretrained(
+        language, dtype=torch.float32, local_files_only=True, trust_remote_code=False
+    )
     tower = SiglipVisionModel.from_pretrained(vision, dtype=torch.float32, local_files_only=True)
-    tokenizer = AutoTokenizer.from_pretrained(language, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(language, local_files_only=True, trust_remote_code=False)
     patches = (tower.config.image_size // tower.config.patch_size) ** 2
     config = LlavaConfig(
         text_config=text.config,
@@ -263,7 +265,7 @@ def join_vision(language: Path, vision: Path) -> tuple[SiglipLlava, LlavaProcess
     backbone.model.vision_tower.load_state_dict(tower.state_dict())
     backbone.lm_head.load_state_dict(text.lm_head.state_dict())
     processor = LlavaProcessor(
-        AutoImageProcessor.from_pretrained(vision, local_files_only=True),
+        AutoImageProcessor.from_pretrained(vision, local_files_only=True, trust_remote_code=False),
         tokenizer,
         patch_size=tower.config.patch_size,
         vision_feature_select_strategy="full",

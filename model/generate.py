@@ -232,6 +232,9 @@ class Understanding:
             max_new_tokens=decoding.max_new_tokens,
             do_sample=sampled,
             temperature=decoding.temperature if sampled else None,
+            # Upstream's model class for lmms-eval passes the task's top_p, 1, and leaves top_k to the checkpoint's
+            # generation_config.json, without which transformers keeps the 50 likeliest tokens.
+            top_p=1.0 if sampled else None,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )

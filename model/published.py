@@ -167,7 +167,9 @@ def load_processor(folder: Path) -> Qwen2_5_VLProcessor:
     """The folder's tokenizer and image processing, the latter as Qwen2.5-VL publishes it where the folder has none."""
     try:
         # With a configuration of its own, because transformers warns of the folder's model_type.
-        tokenizer = AutoTokenizer.from_pretrained(folder, config=Qwen2_5_VLConfig(), local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, config=Qwen2_5_VLConfig(), local_files_only=True, trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder} holds no tokenizer that can be read: fetch its tokenizer files") from error
     if any((folder / name).is_file() for name in ("processor_config.json", "preprocessor_config.json")):

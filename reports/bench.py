@@ -108,8 +108,8 @@ def coverage() -> None:
             for _ in range(DATASETS):
                 first, second = (outcomes(rng, groups, size, icc, mean) for mean in (0.8, 0.75))
                 held += [
-                    holds(clustered_mean(votes(rng, groups, size, icc).ravel(), label), 0.05),
-                    holds(clustered_mean(first.ravel(), label), 0.8),
+                    holds(clustered_mean(votes(rng, groups, size, icc).ravel(), label, bounds=(-1, 1)), 0.05),
+                    holds(clustered_mean(first.ravel(), label, bounds=(0, 1)), 0.8),
                     holds(paired_difference(first.ravel(), second.ravel(), label).difference, 0.05),
                 ]
             shares = 100 * held / DATASETS

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from benchmarks.store import read_predictions, read_records, read_scores
-from benchmarks.types import BenchError, Metric, Prediction, RunRecord, Sample, Score
+from benchmarks.types import BenchError, Metric, Prediction, RunRecord, Sample, Score, printable
 from reports.composition import Composed, Items, compose, pair
 from reports.examples import Example, Picture, choose, example, outcome, picture
 from reports.runs import headline, kind
@@ -295,7 +295,7 @@ def _flip_lines(compared: ComparedRuns) -> list[str]:
     for benchmark, flips in compared.flips.items():
         count = Counter(flip.change for flip in flips)
         if flips:
-            named = ", ".join(flip.first.id for flip in flips[:NAMED])
+            named = ", ".join(printable(flip.first.id) for flip in flips[:NAMED])
             dots = ", ..." if len(flips) > NAMED else ""
             lines.append(
                 f"{benchmark}: {count['better']} samples flipped to right, {count['worse']} to wrong: {named}{dots}"

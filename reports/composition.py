@@ -85,6 +85,18 @@ class Items:
     group: Codes
     stratum: Codes
     strata: list[str]
+    parts: Mapping[str, Part] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The values that a metric of several per sample averages (``Score.parts``): of the samples at ``at`` their mean
+    in two runs (NaN where not scored) and their number."""
+
+    at: Codes
+    first: Floats
+    second: Floats
+    number: Codes
 
 
 def pair(first: Sequence[Score], second: Sequence[Score]) -> Items:
@@ -100,7 +112,21 @@ def pair(first: Sequence[Score], second: Sequence[Score]) -> Items:
     group, _ = _numbered([row.group for row in rows])
     stratum, strata = _numbered([row.stratum for row in rows])
     ids = [row.id for row in rows]
-    return Items(ids, _values(own, ids), _values(other, ids), group, stratum, strata)
+    parts = {name: _part(name, own, other, ids) for name in dict.fromkeys(name for row in rows for name in row.parts)}
+    return Items(ids, _values(own, ids), _values(other, ids), group, stratum, strata, parts)
+
+
+def _part(name: str, own: Mapping[str, Score], other: Mapping[str, Score], ids: Sequence[str]) -> Part:
+    """A sample that has not as many values in both runs is scored in neither."""
+    rows = []
+    for at, id_ in enumerate(ids):
+        first, second = (scores[id_].parts.get(name) if id_ in scores else None for scores in (own, other))
+        if some := first or second:
+            unlike = first and second and first[1] != second[1]
+            means = [np.nan if part is None or unlike else part[0] / part[1] for part in (first, second)]
+            rows.append((at, *means, some[1]))
+    at_, before, after, number = zip(*rows, strict=True)
+    return Part(np.array(at_), np.array(before), np.array(after), np.array(number, dtype=np.intp))
 
 
 def _numbered(names: Sequence[str]) -> tuple[Codes, list[str]]:
@@ -220,7 +246,16 @@ def compose(record: RunRecord, items: Items) -> dict[str, Composed]:
             listed = [code for strata in own.values() for code in strata]
             within = np.isin(stratum, listed) if len(rule.whole) > 1 else np.ones(len(stratum), dtype=bool)
             composed[whole] = _whole(rule, record.profile, units, stratum, within, items.strata)
-    return composed
+    return composed | {name: _single(part, items, rule) for name, part in items.parts.items() if name in names}
+
+
+def _single(part: Part, items: Items, rule: Rule) -> Composed:
+    """Each of a sample's values as a unit. Their mean stands for them: what they add up to in a group is the same."""
+    starts = np.cumsum(part.number) - part.number
+    samples = np.zeros(part.number.sum(), dtype=np.intp)
+    samples[starts] = 1
+    first, second = (np.repeat(values, part.number) for values in (part.first, part.second))
+    return Composed(first, second, np.repeat(items.group[part.at], part.number), samples, rule.full_marks)
 
 
 def _units(unit: Unit, items: Items) -> tuple[Composed, Codes]:

@@ -200,5 +200,5 @@ def _open(path: Path) -> Image.Image:
         with Image.open(path) as image:
             # Detectors see images turned as EXIF says (mmcv.imread), so their boxes are in those pixels.
             return ImageOps.exif_transpose(image)
-    except OSError as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise BenchError(f"cannot show {path}: {error}; resume the run to make the image again") from error

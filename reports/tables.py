@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from benchmarks.types import Json, Metric, RunRecord
+from benchmarks.types import Json, Metric, RunRecord, printable
 from reports.published import Comparison, Published
 
 TOY_NOTE = "suite: toy (the embedded shapes world; not comparable with published scores)"
@@ -69,7 +69,7 @@ def table(records: Sequence[RunRecord]) -> str:
     """The scores for a terminal, followed by what is known of the judges' accuracy."""
     accuracies = [(record.benchmark, judge_accuracy(record)) for record in records]
     told = [f"judge of {benchmark}, held out: {accuracy}" for benchmark, accuracy in accuracies if accuracy]
-    return "\n".join([as_text(score_table(records)), *told])
+    return "\n".join([as_text(score_table(records)), *map(printable, told)])
 
 
 def suite_notes(records: Sequence[RunRecord]) -> tuple[str, ...]:
@@ -85,7 +85,7 @@ def suite_note(suite: str) -> str:
 
 def as_text(table: Table) -> str:
     """For a terminal."""
-    rows = [table.header, *table.rows]
+    rows = [tuple(map(printable, row)) for row in (table.header, *table.rows)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(table.header))]
     lines = [
         "  ".join(
@@ -95,7 +95,7 @@ def as_text(table: Table) -> str:
         for row in rows
     ]
     lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join([*table.notes, *lines])
+    return "\n".join([*map(printable, table.notes), *lines])
 
 
 def as_markdown(table: Table) -> str:
@@ -219,8 +219,13 @@ def _csv(rows: Sequence[Mapping[str, Json]]) -> str:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
     return buffer.getvalue().rstrip("\n")
+
+
+def _cell(value: Json) -> Json:
+    """A text that a spreadsheet would take for a formula begins with an apostrophe instead (OWASP, CSV injection)."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def _json(value: Json) -> str:

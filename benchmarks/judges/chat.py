@@ -172,12 +172,12 @@ def _decoded(image: bytes) -> Image.Image:
 
 @contextmanager
 def _opened(image: bytes) -> Iterator[ImageFile.ImageFile]:
-    from PIL import Image
+    from benchmarks.images import UNREADABLE, open_image
 
     try:
-        with Image.open(io.BytesIO(image)) as opened:
+        with open_image(io.BytesIO(image)) as opened:
             yield opened
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise JudgeError(f"what the judge is to look at is no image: {brief(error)}") from error
 
 
@@ -634,7 +634,7 @@ class LocalModel:
 
         blind = f"the judge {self.name} sees no images: choose a vision-language model"
         try:
-            processor = AutoProcessor.from_pretrained(self.folder, local_files_only=True)
+            processor = AutoProcessor.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise BenchError(f"{blind} ({brief(error)})") from error
         if getattr(processor, "image_processor", None) is None:  # a tokenizer alone
@@ -657,11 +657,11 @@ class LocalModel:
         from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
         try:
-            config = AutoConfig.from_pretrained(self.folder, local_files_only=True)
+            config = AutoConfig.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
             sees = config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
             auto = AutoModelForImageTextToText if sees else AutoModelForCausalLM
-            tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
-            model = auto.from_pretrained(self.folder, dtype="auto", local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
+            model = auto.from_pretrained(self.folder, dtype="auto", local_files_only=True, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise BenchError(f"cannot load the judge {self.name}: {brief(error)}") from error
         if tokenizer.chat_template is None:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from benchmarks.datasets import OPENAI_CLIP
 from benchmarks.judges.weights import checked_digest
-from benchmarks.types import Json
+from benchmarks.types import BenchError, Json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -140,7 +141,8 @@ class ColorClassifier:
 def create(spec: ColorSpec, weights: Path | None) -> tuple[Any, Any, Any]:
     """open_clip's model in evaluation mode, its preprocessing for inference and its tokenizer.
 
-    Without ``weights`` the model is random. They may be OpenAI's own file, a TorchScript archive.
+    Without ``weights`` the model is random. They may be OpenAI's own file, a TorchScript archive, which holds code:
+    one whose sha256 is neither OpenAI's nor that of ``spec`` is refused with a BenchError.
     """
     import torchvision_guard
 
@@ -149,15 +151,17 @@ def create(spec: ColorSpec, weights: Path | None) -> tuple[Any, Any, Any]:
 
     if spec.model_config is not None:
         open_clip.add_model_config(spec.model_config)
-    archive = weights is not None and _is_torchscript(weights)
+    archive = weights if weights is not None and _is_torchscript(weights) else None
+    if archive is not None and checked_digest(archive, None) not in {*OPENAI_CLIP, spec.sha256}:
+        raise BenchError(f"{archive} holds code (TorchScript) and is not OpenAI's file: give a plain state dict")
     with warnings.catch_warnings():
-        if archive:
+        if archive is not None:
             warnings.simplefilter("ignore")  # torch.load says that it hands over to torch.jit.load, now deprecated
         model, _, preprocess = open_clip.create_model_and_transforms(
             spec.model,
             pretrained=None if weights is None else str(weights),
             device=spec.device,
-            weights_only=not archive,  # torch.jit.load has no such mode; it unpickles tensors only
+            weights_only=archive is None,  # torch.jit.load has no such mode
         )
     return model.eval(), preprocess, open_clip.get_tokenizer(spec.model)
 

@@ -33,6 +33,8 @@ MASK2FORMER_SHA256 = "c9d0c4f2"
 class DetectorSpec:
     """An mmdet model. ``classes[i]`` names label i (the names kept in the checkpoint are not used).
 
+    ``config`` is a file; a relative path is one of mmdet's own configs.
+
     ``checkpoint`` is a .pth or .safetensors file; ``sha256`` (or its first digits) is checked where given.
     ``together`` images of equal size go through at once, never fewer: the last group is filled up. So no result
     depends on what else is looked at; another number may change the last bits.
@@ -74,11 +76,17 @@ class ObjectDetector(Protocol):
 
 def mask2former(checkpoint: Path, classes: Sequence[str], device: str = "cpu") -> DetectorSpec:
     """The paper's detector: Mask2Former Swin-S on COCO, config from the installed mmdet."""
+    return DetectorSpec(Path(MASK2FORMER_CONFIG), checkpoint, tuple(classes), MASK2FORMER_SHA256, device)
+
+
+def config_path(config: Path) -> Path:
+    """Where a config is: a relative path is one of the installed mmdet's, which is needed from here on."""
+    if config.is_absolute():
+        return config
     package = importlib.util.find_spec("mmdet")
     if package is None or package.origin is None:
         raise BenchError("mmdet is not installed: install this project with its judges")
-    config = Path(package.origin).parent / ".mim" / "configs" / MASK2FORMER_CONFIG
-    return DetectorSpec(config, checkpoint, tuple(classes), MASK2FORMER_SHA256, device)
+    return Path(package.origin).parent / ".mim" / "configs" / config
 
 
 @dataclass(frozen=True)
@@ -145,7 +153,7 @@ class Detector:
     def loaded(self) -> tuple[Any, Any]:
         """Model and test pipeline."""
         _ = self._digest  # checked before minutes are spent
-        model = build(self.spec.config, self.spec.device)
+        model = build(config_path(self.spec.config), self.spec.device)
         load_weights(model, read_state_dict(self.spec.checkpoint), self.spec.checkpoint)
         return model, pipeline_of(model)
 

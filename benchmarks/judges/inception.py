@@ -10,6 +10,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,8 +20,9 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.environment import usable_cores
-from benchmarks.images import UNREADABLE
+from benchmarks.images import UNREADABLE, open_image
 from benchmarks.judges.color import ColorSpec, create
+from benchmarks.judges.resize import resize
 from benchmarks.judges.weights import checked_digest
 from benchmarks.types import BenchError, Json
 
@@ -52,7 +54,7 @@ class Extractor(Protocol):
         """The network's input; called by several threads at once."""
 
     def features(self, prepared: Any) -> NDArray[np.float32]:
-        """One row [d]."""
+        """One row [d]; called by several threads at once."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +78,11 @@ class Inception:
         }
 
     def load(self) -> None:
-        _ = self._network, self._resize
+        _ = self._network
 
     def prepare(self, image: Image.Image) -> NDArray[np.float32]:
         """Float32 [3, 299, 299] from 0 to 255."""
-        resized = self._resize(np.asarray(image.convert("RGB")))
-        return np.ascontiguousarray(resized.transpose(2, 0, 1))
+        return resize(np.asarray(_rgb(image)))
 
     def features(self, prepared: NDArray[np.float32]) -> NDArray[np.float32]:
         import torch
@@ -94,12 +95,6 @@ class Inception:
     @cached_property
     def _digest(self) -> str:
         return checked_digest(self.weights, self.sha256)
-
-    @cached_property
-    def _resize(self) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
-        from cleanfid.resize import build_resizer
-
-        return build_resizer("clean")  # type: ignore[no-any-return]
 
     @cached_property
     def _network(self) -> Any:
@@ -169,31 +164,47 @@ class Seen:
 def extract(openers: Sequence[Opener], extractors: Sequence[Extractor]) -> Iterator[Seen | Exception]:
     """Features of images, in their order; for one that is unreadable, or whose features are not finite, the error.
 
-    Images are decoded and resized by as many threads as there are cores: Pillow lets go of Python's lock. All of
-    ``openers`` may be in memory at once, 1 MB each, so give a few dozen.
+    Each of as many threads as there are cores decodes and resizes an image and takes it through the networks: Pillow
+    and torch let go of Python's lock. On a CPU a network has one thread of its own, whose sums do not depend on the
+    machine's cores; several for each would wait for cores that the other images have.
     """
 
-    def prepare(opener: Opener) -> tuple[tuple[int, int], list[Any]] | Exception:
+    def look(opener: Opener) -> Seen | Exception:
         try:
             image = opener()
-            return image.size, [extractor.prepare(image) for extractor in extractors]
+            inputs = [extractor.prepare(image) for extractor in extractors]
         except UNREADABLE as error:
             return error
+        rows = {e.name: e.features(given) for e, given in zip(extractors, inputs, strict=True)}
+        bad = [name for name, row in rows.items() if not np.isfinite(row).all()]
+        return ValueError(f"features of {', '.join(bad)} are not finite") if bad else Seen(image.size, rows)
 
     for extractor in extractors:
         extractor.load()
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        for prepared in pool.map(prepare, openers):
-            if isinstance(prepared, Exception):
-                yield prepared
-                continue
-            size, inputs = prepared
-            rows = {e.name: e.features(given) for e, given in zip(extractors, inputs, strict=True)}
-            bad = [name for name, row in rows.items() if not np.isfinite(row).all()]
-            yield ValueError(f"features of {', '.join(bad)} are not finite") if bad else Seen(size, rows)
+    with _one_thread_each(), ThreadPoolExecutor(usable_cores()) as pool:
+        yield from pool.map(look, openers)
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """torch computes with one thread in each thread that is started meanwhile."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def read_image(path: str | os.PathLike[str]) -> Image.Image:
     """RGB as clean-fid opens a file: without turning it as EXIF says. Raises one of ``UNREADABLE``."""
-    with Image.open(path) as image:
-        return image.convert("RGB")
+    with open_image(path) as image:
+        return _rgb(image)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Decoded; convert() would copy one that is RGB already."""
+    image.load()
+    return image if image.mode == "RGB" else image.convert("RGB")

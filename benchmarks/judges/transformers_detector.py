@@ -83,14 +83,15 @@ class TransformersDetector:
         torchvision_guard.install()
         from transformers import AutoConfig, AutoImageProcessor, Mask2FormerForUniversalSegmentation
 
-        config = AutoConfig.from_pretrained(self.folder)
+        config = AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
         if config.model_type != "mask2former" or config.num_labels != len(self.classes):
             raise BenchError(
                 f"{self.folder} holds a {config.model_type} of {config.num_labels} classes: "
                 f"a mask2former of {len(self.classes)} is needed, trained for instances of COCO"
             )
         model = Mask2FormerForUniversalSegmentation.from_pretrained(self.folder)
-        return model.to(self.device).eval(), AutoImageProcessor.from_pretrained(self.folder)
+        processor = AutoImageProcessor.from_pretrained(self.folder, trust_remote_code=False)
+        return model.to(self.device).eval(), processor
 
 
 def instances(

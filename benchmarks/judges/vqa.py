@@ -124,7 +124,7 @@ def local_judge(folder: Path, name: str, device: str = "cpu") -> VqaJudge:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise BenchError(f"cannot load the judge {name}: {' '.join(str(error).split())[:200]}") from error
     if "BlipForQuestionAnswering" in (config.architectures or ()):
@@ -155,7 +155,7 @@ class BlipVqa:
         from transformers import AutoProcessor, BlipForQuestionAnswering
 
         try:
-            processor = AutoProcessor.from_pretrained(self.folder, local_files_only=True)
+            processor = AutoProcessor.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
             model = BlipForQuestionAnswering.from_pretrained(self.folder, local_files_only=True)
         except (OSError, ValueError) as error:
             raise BenchError(f"cannot load the judge {self.name}: {' '.join(str(error).split())[:200]}") from error

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -34,6 +35,8 @@ CATEGORIES = {"counts": "counting", "pairs": "color_attr", "singles": "colors"}
 SIZE = (CANVAS, CANVAS)
 #: Side of the detector's input in pixels (its config doubles the canvas).
 _INPUT = 2 * CANVAS
+#: catch_warnings is not safe in threads.
+_ALONE = threading.Lock()
 
 
 def prompts(per_category: int) -> list[Prompt]:
@@ -91,7 +94,7 @@ class ShapesFeatures:
     def features(self, prepared: NDArray[np.uint8]) -> NDArray[np.float32]:
         import torch
 
-        with torch.inference_mode(), warnings.catch_warnings():
+        with _ALONE, torch.inference_mode(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`torch.cuda.amp.autocast", FutureWarning)  # mmdet's own call
             inputs = self._model.data_preprocessor({"inputs": [torch.from_numpy(prepared)]}, False)["inputs"]
             channels = self._model.backbone(inputs)[0][0]  # [48, 16, 16]

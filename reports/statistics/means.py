@@ -146,17 +146,19 @@ def t_test(values: ArrayLike, groups: Labels | None = None, against: float = 0.0
 def clustered_mean(
     values: ArrayLike, groups: Labels, confidence: float = 0.95, bounds: tuple[float, float] | None = None
 ) -> Estimate:
-    """The mean of ``values``, dependent within ``groups``, +- t[G-1] times the CR1 standard error.
+    """The mean of ``values``, dependent within ``groups``, with limits from t[G-1] and the CR1 standard error.
 
-    For differences, margins and other values without a natural bound. Scores in [0, 1] near their bounds are better
-    served by the Wilson-type interval of ``benchmarks/intervals.py``, which every stored metric carries.
+    Without ``bounds``, the least and greatest value possible, the limits are mean +- t * error: for differences and
+    other values without a natural bound. With them they are the score interval of ``_score``, which stays within
+    the bounds and holds near them, where few groups make the mean skewed and t falls short.
 
-    ``bounds`` are the least and greatest value possible. They matter only where all values are equal, so that there
-    is no spread to estimate from: then at most the share u = z^2/(G + z^2) of groups, Wilson's upper limit of 0 of G,
-    is taken to lie elsewhere, as far as the bounds allow. Without bounds such data give no interval.
+    Where all values are equal there is no spread to estimate from: then at most the share u = z^2/(G + z^2) of groups,
+    Wilson's upper limit of 0 of G, is taken to lie elsewhere, as far as the bounds allow. Without bounds such data
+    give no interval.
     Raises ValueError for no, non-finite or out-of-bounds values, and unlike lengths.
     """
-    return _estimate(array(values), groups, None, None, confidence, bounds)
+    found = _spread_within(bounds, array(values), groups, None, None, confidence)
+    return _score(found, confidence, bounds) if bounds and found.se else _student(found, confidence, bounds)
 
 
 def stratified_mean(
@@ -169,30 +171,54 @@ def stratified_mean(
 ) -> Estimate:
     """The mean of the strata's means (macro average), or their sum under ``weights`` (scaled to sum to 1).
 
-    GenEval's overall score is the unweighted mean over its six tasks. The standard error and degrees of freedom are
-    those of ``spread``, the limits and ``bounds`` those of ``clustered_mean``.
+    GenEval's overall score is the unweighted mean over its six tasks. The limits are mean +- t * error, standard error
+    and degrees of freedom those of ``spread``. ``bounds`` matter only where all values are equal, see
+    ``clustered_mean``: a mean of unlike strata has no variance that its own value would give.
     """
-    return _estimate(array(values), groups, strata, weights, confidence, bounds)
+    found = _spread_within(bounds, array(values), groups, strata, weights, confidence)
+    return _student(found, confidence, bounds)
 
 
-def _estimate(
+def _spread_within(
+    bounds: tuple[float, float] | None,
     values: Floats,
     groups: Labels,
     strata: Labels | None,
     weights: Mapping[Any, float] | None,
     confidence: float,
-    bounds: tuple[float, float] | None,
-) -> Estimate:
+) -> Spread:
     check_share(confidence, "confidence")
     found = spread(values, groups, strata, weights)
     if bounds is not None and not bounds[0] <= values.min() <= values.max() <= bounds[1]:
         raise ValueError(f"values lie outside their bounds {bounds}")
+    return found
+
+
+def _student(found: Spread, confidence: float, bounds: tuple[float, float] | None) -> Estimate:
     if found.se is None:
         return Estimate(found.mean, None, None, found.note)
     if found.se > 0:
         half = t_quantile((1 + confidence) / 2, found.df) * found.se
         return Estimate(found.mean, found.mean - half, found.mean + half, found.note)
     return without_spread(found.mean, found.groups, confidence, bounds)
+
+
+def _score(found: Spread, confidence: float, bounds: tuple[float, float]) -> Estimate:
+    """Wilson's interval (1927, JASA 22:209) at the effective sample size p (1-p) / V, with t in place of z.
+
+    p is the mean and V its variance on the scale where the bounds are 0 and 1. The limits L solve
+    (p - L)^2 = t^2 V L (1-L) / (p (1-p)): the error is taken at the limit, as for a proportion. Effective size and t
+    are Korn & Graubard's (1998, Survey Methodology 24:193); Franco et al. (2019, J. Surv. Stat. Methodol. 7:334)
+    compare this interval with others in clustered samples.
+    """
+    assert found.se
+    low, width = bounds[0], bounds[1] - bounds[0]
+    p, se = (found.mean - low) / width, found.se / width
+    shrink = (t_quantile((1 + confidence) / 2, found.df) * se) ** 2 / (p * (1 - p))  # t^2 over the effective size
+    center = (p + shrink / 2) / (1 + shrink)
+    half = math.sqrt(shrink * (p * (1 - p) + shrink / 4)) / (1 + shrink)
+    limits = max(0.0, center - half), min(1.0, center + half)  # rounding must not leave the bounds
+    return Estimate(found.mean, low + width * limits[0], low + width * limits[1], found.note)
 
 
 def without_spread(mean: float, groups: float, confidence: float, bounds: tuple[float, float] | None) -> Estimate:

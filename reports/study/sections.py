@@ -169,19 +169,20 @@ def _ties(found: Sequence[Comparison]) -> Table:
 
 def _variants(found: Sequence[Comparison]) -> Table:
     rows = list(chain.from_iterable(map(_variant_rows, found)))
-    notes = ["The net margin in points, if it is analysed in another way than the result's."]
-    return _table("criterion | first | second | analysis | remark | net margin", rows, 5, notes)
+    notes = ("The net margin in points, if it is analysed in another way than the result's.",)
+    header = ("criterion", "first", "second", "analysis", "net margin", "remark")
+    return Table(header, tuple(rows), frozenset({header.index("net margin")}), notes)
 
 
 def _variant_rows(one: Comparison) -> Iterator[Row]:
     for variant in one.variants:
         note = variant.note or (variant.margin.note if variant.margin is not None else "")
-        yield (*_models(one), variant.name, note, margin_text(variant.margin))
+        yield (*_models(one), variant.name, margin_text(variant.margin), note)
     left_out = [(other.without, other.annotator) for other in one.annotators.margins if other.without is not None]
     by_value = sorted(((margin.value, margin, name) for margin, name in left_out), key=lambda entry: entry[0])
     for name, entry in (("lowest", by_value[:1]), ("highest", by_value[-1:])):
         for _, margin, annotator in entry:
-            yield (*_models(one), f"{name} without one annotator", f"without {annotator}", margin_text(margin))
+            yield (*_models(one), f"{name} without one annotator", margin_text(margin), f"without {annotator}")
 
 
 def _precision(found: Sequence[Comparison]) -> Table:

@@ -241,6 +241,28 @@ def test_a_prompt_that_lacks_an_image_leaves_the_official_mean_and_is_counted() 
     assert "1 of the prompt's 2 images were not judged" in next(s.reason for s in scores if s.id == "dpg/b/0")
 
 
+@pytest.mark.parametrize("profile", dpg.PROFILES)
+def test_the_categories_are_the_means_of_the_parts_of_scores(profile: Profile) -> None:
+    """Two images of a prompt: officially the second one's answers as given, corrected both's after dependencies."""
+    one = bench(profile, images_per_prompt=2)
+    given = {"dpg/first/0": "n", "dpg/first/1": "y", "dpg/a/0": "yn", "dpg/a/1": "ny", "dpg/b/0": "yy", "dpg/b/1": "yn"}
+    verdicts = {id_: Verdict(id_, finding(replies(said, id_.split("/")[1]))) for id_, said in given.items()}
+    scores, metrics = one.summarize(one.samples(), verdicts)
+    found: dict[str, list[float]] = {}
+    for score in scores:
+        for name, (total, number) in score.parts.items():
+            before = found.get(name, [0.0, 0])
+            found[name] = [before[0] + total, before[1] + number]
+    categories = {m.name: m.value for m in metrics[1:] if not m.name.startswith("dpg-")}
+    assert {name: 100 * total / number for name, (total, number) in found.items()} == pytest.approx(categories)
+    parts = {score.id: score.parts for score in scores}
+    official = profile == "dpg-official"
+    assert parts["dpg/first/1"] == ({} if official else {"entity": [1, 1], "entity - whole": [1, 1]})
+    assert (parts["dpg/a/0"] == {}) == official
+    assert parts["dpg/a/1"]["attribute - color"] == [1 if official else 0, 1]
+    assert found["entity"][1] == (2 if official else 6)
+
+
 def test_nothing_judged_is_no_score() -> None:
     one = bench()
     scores, metrics = one.summarize(one.samples(), {})
@@ -329,6 +351,8 @@ def test_a_run_scores_what_is_there_and_says_what_is_not(tmp_path: Path, capsys:
     assert records[0].settings["images_per_prompt"] == 2
     reasons = {score.id: score.reason for score in store.read_scores(tmp_path / "dpg")}
     assert reasons["dpg/b/0"] == "FileNotFoundError: b.png"
+    lines = (tmp_path / "dpg" / "scores.jsonl").read_text().splitlines()
+    assert ["parts" in line for line in lines] == [False, False, True, True, False, False]  # those of a
     assert "4 of 6 samples could not be scored" in capsys.readouterr().err
 
 

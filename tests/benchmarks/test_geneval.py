@@ -422,7 +422,7 @@ def test_a_working_detector_is_tested_once(tmp_path: Path) -> None:
     for _ in range(2):
         judged(bench, tmp_path, [(1, 2, 3)])
     assert detector.asked == [1, 1, 1]  # the test, then each call
-    assert bench.describe()["judge"]["self_test"] == ["dog"]
+    assert bench.describe_judge()["self_test"] == ["dog"]
 
 
 def test_a_class_that_the_detector_does_not_know_is_refused(tmp_path: Path) -> None:

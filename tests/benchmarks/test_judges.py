@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -26,7 +27,15 @@ from benchmarks.judges.color import (
     create,
     object_crop,
 )
-from benchmarks.judges.detector import Detections, Detector, DetectorSpec, mask2former, read_state_dict, refuse_mmdet_2
+from benchmarks.judges.detector import (
+    Detections,
+    Detector,
+    DetectorSpec,
+    config_path,
+    mask2former,
+    read_state_dict,
+    refuse_mmdet_2,
+)
 from benchmarks.judges.selftest import check_detector, photographs
 from benchmarks.judges.transformers_detector import TransformersDetector, instances
 from benchmarks.judges.weights import checked_digest
@@ -190,7 +199,7 @@ def test_absent_and_wrong_weights_are_refused(tmp_path: Path) -> None:
 
 def test_the_paper_s_detector_has_its_config_and_wants_its_checkpoint(tmp_path: Path) -> None:
     spec = mask2former(tmp_path / "absent.pth", ["person"])
-    assert spec.config.is_file()
+    assert config_path(spec.config).is_file()
     with pytest.raises(BenchError, match=r"absent\.pth are not there"):
         Detector(spec).detect([])
 
@@ -436,7 +445,11 @@ def test_openai_s_kind_of_file_is_read(classifier: ColorClassifier, tmp_path: Pa
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(model, (preprocess(crop)[None], tokenizer(["a star"])), check_trace=False)
         torch.jit.save(traced, tmp_path / "clip.pt")
-    archived = ColorClassifier(replace(color_spec(), weights=tmp_path / "clip.pt"))
+    archive = replace(color_spec(), weights=tmp_path / "clip.pt", sha256=None)
+    with pytest.raises(BenchError, match="holds code"):
+        ColorClassifier(archive).logits([crop], "star")
+    digest = hashlib.sha256(archive.weights.read_bytes()).hexdigest()
+    archived = ColorClassifier(replace(archive, sha256=digest))
     np.testing.assert_array_equal(archived.logits([crop], "star"), classifier.logits([crop], "star"))
 
 

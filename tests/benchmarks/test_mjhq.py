@@ -359,7 +359,7 @@ def test_the_paper_suite_with_a_stand_in_for_inception(tmp_path: Path, monkeypat
     (tmp_path / "meta_data.json").write_text(json.dumps(meta))
     bench = Mjhq.paper(tmp_path, weights, None, tmp_path / "cache")
     with pytest.raises(BenchError, match="have sha256"):
-        bench.describe()
+        bench.describe_judge()
     bench.extractor = Inception(weights, None)
     record = run(tmp_path / "run", bench)
     found = by_name(record)

@@ -460,7 +460,7 @@ def test_only_judges_may_be_replaced_and_only_in_a_whole_run_that_nobody_writes(
     second = Sorted(judge_name="second")
     with pytest.raises(KeyboardInterrupt):
         runner.run(tmp_path, [Sorted()], FakeGenerator(crash_after=4), SETTINGS, ALONE)
-    with pytest.raises(BenchError, match=r"lacks predictions, such as fake/.*: finish the run first"):
+    with pytest.raises(BenchError, match=r"no prediction yet \(8 of fake\), such as fake/.*--stage generate first"):
         runner.rejudge(tmp_path, [second], 2, ALONE)
     runner.run(tmp_path, [Sorted()], FakeGenerator(), SETTINGS, ALONE)
     record = (tmp_path / "run.json").read_bytes()

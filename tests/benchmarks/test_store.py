@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -123,11 +124,41 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_run_is_joined_with_the_same_spec_and_keeps_its_first_environment(tmp_path: Path) -> None:
-    elsewhere = store.Environment(started="later", code={"revision": "x"}, packages={}, hardware={})
-    assert store.open_run(tmp_path / "run", SPEC, HERE) == HERE
-    assert store.open_run(tmp_path / "run", SPEC, elsewhere) == HERE
-    assert store.read_spec(tmp_path / "run") == (SPEC, HERE)
-    assert os.listdir(tmp_path / "run") == ["spec.json"]
+    later = store.Environment("later", HERE.code, HERE.packages, {"cores": 2, "known": "by one of them only"})
+    store.open_run(tmp_path, SPEC, HERE)
+    store.open_run(tmp_path, SPEC, later)
+    store.note_environment(tmp_path, later, "judge")
+    assert store.read_spec(tmp_path) == (SPEC, HERE)
+    assert os.listdir(tmp_path) == ["spec.json"]
+
+
+def test_other_environments_are_recorded_once_for_each_stage(tmp_path: Path) -> None:
+    elsewhere = store.Environment(started="later", code={"revision": "x"}, packages={}, hardware={"cores": 2})
+    store.open_run(tmp_path, SPEC, HERE)
+    stages: tuple[store.Stage, ...] = ("generate", "judge", "judge", "generate")
+    for stage in stages:
+        store.note_environment(tmp_path, elsewhere, stage)
+    own = {"code": {"revision": "x"}, "packages": {}, "hardware": {"cores": 2}}
+    also = ({"stage": "generate", **own}, {"stage": "judge", **own})
+    assert store.read_spec(tmp_path) == (SPEC, replace(HERE, also=also))
+
+
+def test_a_judge_is_added_by_the_first_that_names_one(tmp_path: Path) -> None:
+    asked = replace(SPEC, benchmarks={"fake": {"version": "1"}, "other": {"version": "1"}})
+    judged = replace(
+        asked, benchmarks={"fake": {"version": "1", "judge": {"boxes": (1, 2)}}, "other": {"version": "1"}}
+    )
+    store.open_run(tmp_path / "apart", asked, HERE)
+    for spec in (judged, asked, judged):
+        store.open_run(tmp_path / "apart", spec, HERE)
+    store.open_run(tmp_path / "together", judged, HERE)
+    store.open_run(tmp_path / "together", asked, HERE)
+    assert [(tmp_path / name / "spec.json").read_bytes() for name in ("apart", "together")] == [
+        (tmp_path / "together" / "spec.json").read_bytes()
+    ] * 2
+    another = replace(asked, benchmarks={**judged.benchmarks, "fake": {"version": "1", "judge": {"boxes": [3]}}})
+    with pytest.raises(BenchError, match=r"benchmarks.fake.judge.boxes is \[1, 2\] there and \[3\] here"):
+        store.open_run(tmp_path / "apart", another, HERE)
 
 
 @pytest.mark.parametrize(

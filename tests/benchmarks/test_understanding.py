@@ -170,6 +170,15 @@ def test_paper_with_a_damaged_shard(tmp_path: Path) -> None:
         Mme.paper(folder)
 
 
+def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = written(toy("mme"), tmp_path, shards=1)
+    with monkeypatch.context() as patched:
+        patched.setattr("datasets.config.HF_DATASETS_CACHE", "/dev/null/cache")
+        with pytest.raises(BenchError, match=r"cannot keep MME in its cache \(.*/dev/null.*set HF_DATASETS_CACHE"):
+            Mme.paper(folder)
+    assert len(Mme.paper(folder).samples()) > 0
+
+
 def test_the_record_names_the_revision_that_was_fetched(tmp_path: Path) -> None:
     folder = written(toy("mme"), tmp_path, shards=1)
     (folder / "revision.json").write_text('{"commit": "abc", "files": []}')

@@ -9,17 +9,18 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import func, select, text
 from websockets.exceptions import ConnectionClosed
 
 from benchmarks.types import BenchError
 from human_study import audit, monitor
 from human_study.design import PAPER_CRITERIA
 from human_study.simulate import Preferences, Tab, annotate, open_tab, quality
-from human_study.tables import AssignmentRow, ImageRow, JudgmentRow
+from human_study.tables import AssignmentRow, ImageRow, JudgmentRow, TaskRow
 from tests.human_study.serving import Served, serve
 from tests.human_study.studies import PLAIN, study_with_images
 
@@ -208,9 +209,9 @@ def test_simulated_annotators_finish_a_study_and_their_preference_is_found(
     assert preferred["zebra-7b"] > 3 * preferred["okapi-8b"]  # exp(2) = 7.4 times as often
 
 
-@pytest.mark.slow
-def test_a_server_that_is_killed_loses_no_vote_that_it_answered(tmp_path_factory: pytest.TempPathFactory) -> None:
-    study = study_with_images(tmp_path_factory.mktemp("killed"), replace(PLAN, judgments_per_pair=1), prompts=400)
+def kill_the_server(times: int, root: Path) -> None:
+    """Kill a server so many times at random moments after a vote, and look for every vote that it answered."""
+    study = study_with_images(root, replace(PLAN, judgments_per_pair=1), prompts=40 * times)
     rng = random.Random(0)
     answered: list[int] = []
 
@@ -221,12 +222,13 @@ def test_a_server_that_is_killed_loses_no_vote_that_it_answered(tmp_path_factory
                 tab.choose("left")
                 answered.append(shown)
 
-    for _ in range(10):
+    for _ in range(times):
         with serve(study) as server, begin(server, "ann") as tab:
             before = len(answered)
             voting = threading.Thread(target=vote_until_it_dies, args=(tab,))
             voting.start()
             while len(answered) == before:
+                assert voting.is_alive()
                 time.sleep(0.01)
             time.sleep(rng.uniform(0, 0.5))
             server.process.kill()
@@ -235,7 +237,18 @@ def test_a_server_that_is_killed_loses_no_vote_that_it_answered(tmp_path_factory
         assert connection.execute(text("PRAGMA integrity_check")).scalar_one() == "ok"
         assert audit.fault(connection, study.store.id) is None
         stored = list(connection.execute(select(JudgmentRow.assignment_id)).scalars())
-    assert len(set(stored)) == len(stored)
+        done = connection.execute(select(func.count()).where(TaskRow.state == "done")).scalar_one()
+    assert len(set(stored)) == len(stored) == done
     assert set(answered) <= set(stored)
-    assert len(answered) >= 10
-    assert len(stored) - len(answered) <= 10  # at most the vote in flight at each kill
+    assert len(answered) >= times
+    assert len(stored) - len(answered) <= times  # at most the vote in flight at each kill
+    print(f"{times} kills: {len(answered)} votes answered, {len(stored)} stored")
+
+
+def test_a_server_killed_twice_loses_no_vote_that_it_answered(tmp_path: Path) -> None:
+    kill_the_server(2, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_server_killed_fifty_times_loses_no_vote_that_it_answered(tmp_path: Path) -> None:
+    kill_the_server(50, tmp_path)

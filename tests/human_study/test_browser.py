@@ -22,7 +22,7 @@ from tests.human_study.serving import Served, serve
 from tests.human_study.studies import PLAIN
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Page, ViewportSize
 
 pytestmark = pytest.mark.slow
 
@@ -40,6 +40,10 @@ PLAN = replace(
     break_every=6,
 )
 PROMPTS = 8
+WINDOW: ViewportSize = {"width": 1280, "height": 800}
+PHONE = (390, 844)
+#: Milliseconds that a page may take on a machine that has much else to do.
+PATIENCE = 180_000
 
 
 def shapes_study(root: Path) -> Study:
@@ -74,20 +78,25 @@ def browser() -> Iterator[Browser]:
 
 
 def photograph(page: Page, name: str) -> None:
+    """As wide as the window is, and as wide as a phone."""
     target = os.environ.get("SCREENSHOTS")
-    if target:
-        page.wait_for_timeout(1000)  # until what fades in has done so
+    if not target:
+        return
+    window = page.viewport_size or WINDOW
+    for prefix, width, height in (("", window["width"], window["height"]), ("phone-", *PHONE)):
+        page.set_viewport_size({"width": width, "height": height})
+        idle(page)
+        page.wait_for_function("document.getAnimations().every(animation => animation.playState !== 'running')")
         # Streamlit scrolls inside the page, so that the window must be as high as what it shows.
-        size = page.viewport_size or {"width": 1280, "height": 800}
-        height = int(page.locator(".stMainBlockContainer").evaluate("element => element.scrollHeight"))
+        content = int(page.locator(".stMainBlockContainer").evaluate("element => element.scrollHeight"))
         if page.locator(".pair").count() == 0:  # whose images would grow with it
-            page.set_viewport_size({"width": size["width"], "height": max(400, height)})
-        page.screenshot(path=Path(target) / f"{name}.png")
-        page.set_viewport_size({"width": size["width"], "height": size["height"]})
+            page.set_viewport_size({"width": width, "height": max(400, content)})
+        page.screenshot(path=Path(target) / f"{prefix}{name}.png")
+    page.set_viewport_size(window)
 
 
 def enter(page: Page, served: Served, name: str, admin: bool = False) -> None:
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(PATIENCE)
     page.goto(served.link(name, admin))
     page.get_by_role("button", name="Begin").click()
 
@@ -96,6 +105,11 @@ def ready(page: Page) -> int:
     """Wait until a vote would be taken; returns the assignment on the page."""
     page.locator(".pair [data-choice=left]:not([disabled])").wait_for()
     return assignment(page)
+
+
+def idle(page: Page) -> None:
+    """Wait until the page's script has run to its end."""
+    page.locator("[data-testid=stApp][data-test-script-state=notRunning]").wait_for()
 
 
 def assignment(page: Page) -> int:
@@ -156,7 +170,7 @@ def better_side(served: Served, shown: int) -> str:
 
 
 def test_a_whole_study_by_keyboard(served: Served, browser: Browser) -> None:
-    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page = browser.new_page(viewport=WINDOW)
     sent: list[bytes] = []
     page.on("response", lambda answer: sent.append(answer.url.encode()))
     page.on("websocket", lambda socket: socket.on("framereceived", lambda frame: sent.append(_bytes(frame))))
@@ -243,7 +257,8 @@ def test_two_clicks_are_one_vote_and_none_for_an_unseen_pair(served: Served, bro
     page.mouse.down()  # where the pointer stands: on the button
     page.mouse.up()
     next_pair(page, first)
-    page.wait_for_timeout(1000)  # for whatever else the clicks may have set off
+    page.wait_for_timeout(1000)  # for whatever else the clicks may have set off: nothing tells that it has come
+    idle(page)
     rows = stored(served, name)
     page.close()
     assert [row.assignment_id for row in rows] == [first]
@@ -297,20 +312,20 @@ def test_an_image_that_does_not_load_can_be_skipped_only(served: Served, browser
 
 
 def test_on_a_phone_both_images_and_all_choices_are_in_view(served: Served, browser: Browser) -> None:
-    context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, device_scale_factor=2)
+    width, height = PHONE
+    context = browser.new_context(viewport={"width": width, "height": height}, has_touch=True, device_scale_factor=2)
     page = context.new_page()
-    start(page, served, "phone")
-    photograph(page, "phone-pair")
+    shown = start(page, served, "phone")
     images = [box for image in page.locator(".pair img").all() if (box := image.bounding_box())]
     assert images[0]["width"] == images[1]["width"] == images[0]["height"]
     assert images[0]["x"] >= 0
-    assert images[1]["x"] + images[1]["width"] <= 390
+    assert images[1]["x"] + images[1]["width"] <= width
     for choice in ("left", "tie", "right"):
         box = page.locator(f"[data-choice={choice}]").bounding_box()
         assert box is not None
-        assert box["y"] + box["height"] <= 844
+        assert box["y"] + box["height"] <= height
     page.locator("[data-choice=tie]").tap()
-    page.wait_for_timeout(1500)
+    next_pair(page, shown)
     assert [row.choice for row in stored(served, "phone")] == ["tie"]
     context.close()
 
@@ -337,7 +352,7 @@ def test_prompts_are_text_and_never_markup(served: Served, browser: Browser, tmp
 
 def test_the_administrators_page(served: Served, browser: Browser) -> None:
     served.study.store.enrol("watched")
-    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page = browser.new_page(viewport=WINDOW)
     enter(page, served, "boss", admin=True)
     page.get_by_text("Agreement so far").wait_for()
     page.get_by_text("median time", exact=True).wait_for()

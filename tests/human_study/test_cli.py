@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 from pathlib import Path
 
@@ -28,10 +29,12 @@ def create(root: Path, *options: str) -> Path:
 
 
 def test_from_images_to_a_table_of_judgments(tmp_path: Path) -> None:
-    made = create(tmp_path, "--title", "Mine", "--no-ties", "--pixels", "48", "--sequential", "--seed", "7")
+    options = ["--title", "Mine", "--no-ties", "--pixels", "48", "--grid", "a", "--sequential", "--seed", "7"]
+    made = create(tmp_path, *options)
     opened = folder.open_study(made)
     plan = opened.store.design
     assert (plan.title, plan.ties, plan.pixels, plan.monitoring, plan.seed) == ("Mine", False, 48, "sequential", 7)
+    assert plan.grids == ("a",)
     assert plan.criteria[0].instruction.startswith("All images were generated from the same text input")
 
     line = run("link", made, "ann", "--url", "https://study.example.org/").stdout
@@ -52,6 +55,30 @@ def test_from_images_to_a_table_of_judgments(tmp_path: Path) -> None:
     assert run("backup", made, "--out", tmp_path / "copy.db").stdout == f"{tmp_path / 'copy.db'}\n"
     assert run("verify", made).stdout == "every judgment and image is as it was stored\n"
     assert run("upgrade", made).stdout == "up to date\n"
+
+
+def test_results_are_the_same_from_the_study_and_from_its_exports(tmp_path: Path) -> None:
+    made = create(tmp_path)
+    store = folder.open_study(made).store
+    judge_all(store, store.enrol("ann").id)
+    judge_all(store, store.enrol("bob").id, lambda shown: "tie" if shown.id % 2 else "right")
+    page, figure = tmp_path / "out" / "page.html", tmp_path / "out" / "figure.svg"
+    found = json.loads(run("results", made, "--json", "--html", page, "--figure", figure, "--model", "b").stdout)
+    assert [criterion.pop("planned") for criterion in found["criteria"]] == [18, 18]
+    assert found["models"] == ["b", "a"]
+    assert "prompt_alignment" in page.read_text()
+    assert "<svg" in figure.read_text()
+    for name in ("judgments.csv", "judgments.parquet"):
+        run("export", made, "--out", tmp_path / name)
+        exported = json.loads(run("results", "--judgments", tmp_path / name, "--json", "--model", "b").stdout)
+        assert [criterion.pop("planned") for criterion in exported["criteria"]] == [None, None]
+        assert exported == found
+    assert run("results", made).stdout.startswith("Result\n\nvisual_quality: ")
+    assert run("results", made, "--markdown").stdout.startswith("## Result\n")
+    both: list[str | Path] = [made, "--judgments", tmp_path / "judgments.csv"]
+    for arguments in ([], both):
+        with pytest.raises(BenchError, match="name the folder of a study, or --judgments FILE"):
+            run("results", *arguments)
 
 
 def test_an_administrators_link(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, text
 
 from benchmarks.types import BenchError
@@ -17,6 +18,17 @@ def test_the_migrations_make_the_tables_that_the_program_expects(engine: Engine)
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, Base.metadata) == []
+
+
+def test_the_version_is_that_of_the_newest_migration() -> None:
+    assert ScriptDirectory.from_config(database.alembic_config()).get_current_head() == database.VERSION
+
+
+def test_a_database_without_tables_is_refused(url: str) -> None:
+    engine = database.connect(url)
+    with pytest.raises(BenchError, match="of version None"):
+        database.check_version(engine)
+    engine.dispose()
 
 
 def test_upgrading_again_changes_nothing(engine: Engine) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 import threading
 from collections import Counter
@@ -18,13 +19,15 @@ from reports.study.judgments import clean
 from reports.study.judgments import read as read_judgments
 from tests.human_study.studies import PLAIN, create, judge_all, study_with_images, vote
 
+PAGE = {"zooms": 1, "natural": [[64, 64], [64, 64]]}
+
 
 def judged(engine: Engine) -> Store:
     study = create(engine)
     ann, bob = study.enrol("Ann Surname").id, study.enrol("bob").id
     judge_all(study, ann)
     study.undo(ann, None)
-    study.submit(bob, vote(study.work(bob)[0], "tie"))
+    study.submit(bob, replace(vote(study.work(bob)[0], "tie"), page=PAGE))
     return study
 
 
@@ -43,6 +46,7 @@ def test_an_export_has_every_row_ever_made_and_no_names(engine: Engine, tmp_path
     assert Counter(row["annotator"] for row in rows) == {"0": 13, "1": 1}
     assert {frozenset((row["left_model"], row["right_model"])) for row in rows} == {frozenset(PLAIN.models)}
     assert rows[12]["supersedes"] == rows[11]["judgment"]
+    assert [json.loads(row["page"]) for row in rows] == [{}] * 13 + [PAGE]
     assert "Surname" not in (tmp_path / "out" / "judgments.csv").read_text()
 
 

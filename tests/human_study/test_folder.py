@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from sqlalchemy import select
 
 from benchmarks.types import BenchError
@@ -80,6 +81,31 @@ def test_unlike_sizes_are_told_and_can_be_made_one(tmp_path: Path) -> None:
     assert "alpha 32x32, beta 48x48" in told[0]
     folder.create(tmp_path / "two", replace(PLAIN, pixels=40), prompts, sources, tell=told.append)
     assert len(told) == 1
+
+
+def test_of_a_models_grids_the_first_image_is_shown(tmp_path: Path) -> None:
+    sources = image_folders(tmp_path, PLAIN.models, 3)
+    (tmp_path / "alpha").rename(tmp_path / "tiles")
+    sources["alpha"].mkdir()
+    for path in (tmp_path / "tiles").iterdir():  # DPG-Bench's layout: ITEM.png with four images
+        with Image.open(path) as tile:
+            grid = Image.new("RGB", (64, 64), "white")
+            grid.paste(tile, (0, 0))
+            grid.save(sources["alpha"] / path.name)
+    prompts = folder.read_prompts(tmp_path / "prompts.csv")
+    told: list[str] = []
+    folder.create(tmp_path / "whole", PLAIN, prompts, sources, tell=told.append)
+    assert "alpha 64x64, beta 32x32" in told[0]
+    assert "--grid NAME" in told[0]
+    plan = replace(PLAIN, grids=("alpha",))
+    grids = folder.create(tmp_path / "first", plan, prompts, sources, tell=told.append)
+    single = folder.create(tmp_path / "single", PLAIN, prompts, {**sources, "alpha": tmp_path / "tiles"})
+    assert len(told) == 1
+    assert folder.open_study(grids.folder).store.design == plan
+    shown = [sorted(path.name for path in (study.folder / "images").iterdir()) for study in (grids, single)]
+    assert shown[0] == shown[1]
+    with pytest.raises(BenchError, match="grids of gamma: name models of the study"):
+        replace(PLAIN, grids=("gamma",))
 
 
 def test_prompts_of_a_folder_and_of_a_table(tmp_path: Path) -> None:

@@ -60,6 +60,19 @@ def test_one_size_for_all_models(tmp_path: Path) -> None:
     assert images.load(tmp_path / "b.png", 64).size == (32, 64)
 
 
+def test_the_first_of_a_grid_is_its_top_left_image(tmp_path: Path) -> None:
+    tiles = [noise((40, 30), seed) for seed in range(4)]
+    grid = Image.new("RGB", (80, 60))
+    for tile, corner in zip(tiles, ((0, 0), (40, 0), (0, 30), (40, 30)), strict=True):
+        grid.paste(tile, corner)
+    grid.save(tmp_path / "grid.png")
+    assert np.array_equal(np.asarray(images.load(tmp_path / "grid.png", None, grid=True)), np.asarray(tiles[0]))
+    assert images.load(tmp_path / "grid.png", 20, grid=True).size == (20, 15)
+    noise((41, 30)).save(tmp_path / "odd.png")
+    with pytest.raises(BenchError, match=r"odd\.png is 41 x 30: no grid of two by two"):
+        images.load(tmp_path / "odd.png", None, grid=True)
+
+
 def test_spoilt_images_have_lost_their_detail_and_are_the_same_for_the_same_seed() -> None:
     image = noise((64, 64)).resize((256, 256), Image.Resampling.NEAREST)
     worse = images.spoilt(image, "seed")

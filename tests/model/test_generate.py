@@ -234,6 +234,16 @@ def test_sampled_replies_have_their_own_seed_also_together(checkpoint: Path) -> 
     assert first == third != second
 
 
+def test_sampling_takes_top_k_from_the_checkpoint_and_top_p_from_the_task(checkpoint: Path) -> None:
+    """As upstream's model class for lmms-eval does."""
+    model = load(str(checkpoint))
+    hot = [Request("?", (partial(noise_image, 0),), Decoding(temperature=1.0))] * 3
+    model.model.backbone.generation_config.top_p = 1e-6
+    assert len(set(model.answer(hot, [1, 2, 3]))) > 1
+    model.model.backbone.generation_config.top_k = 1
+    assert set(model.answer(hot, [1, 2, 3])) == set(model.answer([Request("?", (partial(noise_image, 0),))], [0]))
+
+
 @pytest.mark.parametrize("together", [1, 2])
 def test_an_image_that_does_not_decode_costs_its_own_question_only(checkpoint: Path, together: int) -> None:
     def damaged() -> Image.Image:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import sha1
@@ -37,6 +38,8 @@ class Hub:
     url: str = ""
     asked: list[str] = field(default_factory=list)
     gated: bool = False
+    busy: list[Answer] = field(default_factory=list)  # what is answered first
+    cut: bool = False  # break the connection within a file
 
 
 @pytest.fixture
@@ -49,13 +52,13 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         def do_GET(self) -> None:
             path = urlsplit(self.path).path
             state.asked.append(f"{self.command} {path}")
-            status, headers, body = answer(state, path)
+            status, headers, body = state.busy.pop(0) if state.busy else answer(state, path)
             self.send_response(status)
             for name, value in {"Content-Length": str(len(body)), "Connection": "close", **headers}.items():
                 self.send_header(name, value)
             self.end_headers()
             if self.command == "GET":
-                self.wfile.write(body)
+                self.wfile.write(body[:3] if state.cut and "/resolve/" in path else body)
 
         do_HEAD = do_GET
 
@@ -177,3 +180,52 @@ def test_a_hub_that_does_not_answer(hub: Hub, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(CheckpointError, match=r"^http://127\.0\.0\.1:9 cannot be reached"):
         locate(REPO)
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long was waited for the hub, without waiting."""
+    waited: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    return waited
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_busy_hub_is_asked_again(hub: Hub, waits: list[float], status: int) -> None:
+    hub.busy = [Answer(status, {"Retry-After": "5"}, b"")] * 2
+    assert stored(locate(REPO).folder) == FILES.keys() - {"pytorch_model.bin", "pipeline.py"}
+    assert waits == [5, 5]
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_hub_that_stays_busy_is_left_to_the_user(hub: Hub, waits: list[float], status: int) -> None:
+    hub.busy = [Answer(status, {"Retry-After": "5"}, b"")] * 200
+    with pytest.raises(
+        CheckpointError, match=rf"^owner/tiny: {hub.url} answered {status}: run the command again later"
+    ):
+        locate(REPO)
+    hub.busy = []
+    assert locate(REPO).revision == NEW
+
+
+@pytest.mark.usefixtures("waits")
+def test_a_connection_that_breaks_within_a_file_leaves_nothing_that_is_taken_for_whole(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.cut = True
+    with pytest.raises(CheckpointError, match=r"^owner/tiny: the connection broke .*; run the command again to go on$"):
+        locate(REPO)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(CheckpointError, match="does not hold all of owner/tiny"):
+        locate(REPO)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    hub.cut = False
+    assert (locate(REPO).folder / "model.safetensors").read_bytes() == b"weights"
+
+
+def test_a_cache_that_cannot_be_written_is_named(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file in the place of the folder")
+    with pytest.raises(CheckpointError, match=rf"^{tmp_path}/cache/models--owner--tiny: Not a directory; .* HF_HOME"):
+        locate(REPO)
+    (tmp_path / "cache").unlink()
+    assert locate(REPO).revision == NEW

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from benchmarks.store import write_image, write_scores
 from benchmarks.types import BenchError, Metric, Prediction, Sample
 from reports import compare
 from reports.composition import RULES, compose, pair
+from reports.statistics import clustered_mean
 from tests.reports.pairs import metrics, scores, simple, store
 from tests.reports.stored import HOSTILE, Page, assert_self_contained, record
 
@@ -180,6 +182,42 @@ def test_dpg_takes_the_prompt_as_the_unit(tmp_path: Path) -> None:
         return store(tmp_path / name, [(record("dpg", metrics({"overall": score}, own, "percent")), own)])
 
     assert only(compare.compare(run("a", 1.0, 87.5), run("b", 0.5, 62.5))).difference == pytest.approx(-25)
+
+
+def test_dpg_categories_are_means_of_answers_and_resampled_by_prompt(tmp_path: Path) -> None:
+    """Three answers of the first prompt turn to no, and two of the fourth to yes; a prompt has three at most."""
+    yes = {"a": [3, 1, 0, 0], "b": [0, 1, 0, 2]}
+    number = [3, 1, 2, 2]
+
+    def run(name: str, lost: Sequence[int] = ()) -> Path:
+        own = [
+            replace(score, value=None, parts={}) if at in lost else replace(score, parts={"entity": [told, asked]})
+            for at, (score, told, asked) in enumerate(
+                zip(scores("dpg", [(str(at), "", 0.5) for at in range(4)]), yes[name[0]], number, strict=True)
+            )
+        ]
+        told = sum(score.parts["entity"][0] for score in own if score.parts)
+        asked = sum(score.parts["entity"][1] for score in own if score.parts)
+        named = metrics({"overall": 50.0, "entity": 100 * told / asked}, own, "percent")
+        return store(tmp_path / name, [(record("dpg", named), own)])
+
+    one = only(compared([run("a"), run("b")]), "entity")
+    assert (one.first, one.second, one.difference) == (50.0, 37.5, -12.5)
+    # The prompts' sums -3 and 2: of four sign patterns all are at least 1 from 0.
+    assert (one.test, one.p, one.p_holm, one.n, one.missing) == ("exact sign-flip by group", 1.0, 1.0, 4, 0)
+    estimate = clustered_mean([-1.0] * 3 + [0.0] * 3 + [1.0] * 2, [0, 0, 0, 1, 2, 2, 3, 3])
+    assert (one.low, one.high) == pytest.approx((estimate.scaled(100).low, estimate.scaled(100).high))
+    short = only(compared([run("a2", lost=[0]), run("b2")]), "entity")
+    assert short.difference == pytest.approx(40.0)
+    assert (short.n, short.missing) == (3, 1)
+
+
+def test_a_sample_with_another_number_of_answers_is_not_compared(tmp_path: Path) -> None:
+    first, second = (
+        [replace(score, parts={"entity": part})]
+        for score, part in zip(scores("dpg", [("0", "", 1.0)] * 2)[:1] * 2, ([2, 2], [1, 1]), strict=True)
+    )
+    assert np.isnan(pair(first, second).parts["entity"].first).all()
 
 
 def test_a_run_compared_with_itself_has_no_difference(tmp_path: Path) -> None:
