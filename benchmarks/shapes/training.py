@@ -149,6 +149,15 @@ def verification(seed: int, index: int) -> Example:
         asked = [presence(scene, rng) for _ in range(5)]
         turns = dict.fromkeys((question.text + SHORT_ANSWER, question.answer) for question in asked)
         return Example(render(scene), "", tuple(turns))
+    return _claims(rng)
+
+
+def claims(seed: int, index: int) -> Example:
+    """The part of ``verification`` that is about the columns' own questions."""
+    return _claims(random.Random(f"claims/{seed}/{index}"))
+
+
+def _claims(rng: random.Random) -> Example:
     item = _known(rng, rng.choice(CLAIMED), lambda item: item.scene)
     forms = rng.sample((claim, claim, claim, multiple_choice, multiple_choice), 5)
     return Example(render(item.scene), "", tuple(dict.fromkeys(form(item, rng) for form in forms)))

@@ -18,7 +18,7 @@ def pixels(example: training.Example) -> bytes:
 
 
 DRAWING = (training.generation, training.dense_generation, training.long_captions, training.knowledge)
-ASKING = (training.understanding, training.columns, training.verification)
+ASKING = (training.understanding, training.columns, training.verification, training.claims)
 
 
 @pytest.mark.parametrize("source", [*DRAWING, *ASKING])
