@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check bench-model bench-understanding bench-generation bench-study bench-statistics clean
 .PHONY: retrain study-design sensitivity cards
-.PHONY: demo-multinode bench-runner
+.PHONY: demo-multinode bench-runner audit
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-19s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,10 @@ check: .venv/.installed ## lint, formatting, types, import layers
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+
+audit: .venv/.installed ## look the pinned packages up in PyPI's advisories (needs the internet)
+	@test -x .venv/audit/bin/pip-audit || { .venv/bin/python -m venv .venv/audit && .venv/audit/bin/pip install --quiet pip-audit; }
+	.venv/audit/bin/pip-audit -r constraints-py311.txt --no-deps --disable-pip --strict --progress-spinner off
 
 bench-runner: .venv/.installed ## what the runner adds to a model, rows per second, a million samples (some minutes)
 	.venv/bin/python -m benchmarks.bench.runner

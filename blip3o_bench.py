@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, cast
 import click
 
 from benchmarks import catalog, models, plugins
-from benchmarks.types import BenchError, Benchmark, RunRecord, Sample
+from benchmarks.types import BenchError, Benchmark, RunRecord, Sample, printable
 from human_study.cli import study
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class CommandLine(click.Group):
 
 
 def _fail(ctx: click.Context, message: str) -> None:
-    click.echo("error: " + " ".join(message.split()), err=True)
+    click.echo("error: " + printable(" ".join(message.split())), err=True)
     ctx.exit(2)
 
 
@@ -555,7 +555,7 @@ def _refuse(names: Sequence[str], lacking: Mapping[str, Sequence[str]]) -> NoRet
 def _tell_lacking(lacking: Mapping[str, Sequence[str]]) -> None:
     for name, found in lacking.items():
         for problem in found:
-            click.echo(f"{name}: {problem}", err=True)
+            click.echo(printable(f"{name}: {problem}"), err=True)
 
 
 def _dry_run(

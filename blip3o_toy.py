@@ -24,6 +24,7 @@ from benchmarks.types import BenchError, Benchmark, Sample
 
 if TYPE_CHECKING:
     from model.generate import Unified
+    from model.held_out import Measured
 
 Kind = Literal["guidance", "steps", "queries", "weights", "template", "half", "seed"]
 HERE = Path(__file__).parent
@@ -48,8 +49,6 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 RECIPES = HERE / "model" / "recipes" / "toy"
-#: The toy model's recipes in the order in which they build on each other.
-ORDER = ("vae", "eva_clip", "decoder", "backbone", "generator", "generator_2")
 JUDGE_WEIGHTS = HERE / "benchmarks" / "shapes" / "weights"
 
 
@@ -202,7 +201,7 @@ def sensitivity(out: Path, half: Path | None, undamaged: Path | None, limits: tu
 def _damaged(kind: Kind, model: Unified) -> Unified:
     from model.damages import Damaged
 
-    return model if kind in ("half", "seed") else Damaged(model, kind)
+    return model if kind == "half" or kind == "seed" else Damaged(model, kind)
 
 
 @main.command("contact-sheet")
@@ -242,7 +241,7 @@ def cards(work: tuple[tuple[str, Path], ...], manifest: Path, examples: int) -> 
     with _errors_told():
         runs = [manifests.trained_in(folder, f"model/recipes/toy/{name}.toml", machine) for name, folder in work]
     measured = _held_out(blip3o_bench.TOY_CHECKPOINT, JUDGE_WEIGHTS, RECIPES, examples)
-    made = [manifests.renewed(card, HERE, runs, measured, examples) for card in manifests.read(manifest)]
+    made = [manifests.renewed(card, HERE, runs, measured) for card in manifests.read(manifest)]
     manifests.write(made, manifest)
     manifest.with_suffix(".md").write_text(manifests.page(made))
 
@@ -262,7 +261,7 @@ def retrain(ctx: click.Context, out: Path, recipes: Path, judges: bool, examples
     from model.train import train
 
     checkpoint, weights = out / "toy", out / "judges"
-    for name in ORDER:
+    for name in _order(recipes):
         recipe = read_recipe(recipes / f"{name}.toml")
         sources = dict.fromkeys(recipe.sources, str(checkpoint))  # all from scratch: nothing committed is read
         with _errors_told():
@@ -278,8 +277,14 @@ def retrain(ctx: click.Context, out: Path, recipes: Path, judges: bool, examples
     ctx.exit(0 if all(one.agrees for one in found) else 1)
 
 
-def _held_out(checkpoint: Path, weights: Path, recipes: Path, examples: int) -> dict[str, float]:
-    """Every score of the cards, by its name."""
+def _order(recipes: Path) -> list[str]:
+    """The toy model's recipes in the order in which they build on each other; the generator's stages are numbered."""
+    stages = sorted(path.stem for path in recipes.glob("generator*.toml"))
+    return ["vae", "eva_clip", "decoder", "backbone", *stages]
+
+
+def _held_out(checkpoint: Path, weights: Path, recipes: Path, examples: int) -> Measured:
+    """Every score of the cards."""
     from benchmarks import runner
     from benchmarks.shapes import held_out as judged
     from benchmarks.shapes.training import understanding
@@ -288,8 +293,7 @@ def _held_out(checkpoint: Path, weights: Path, recipes: Path, examples: int) -> 
 
     model = blip3o_bench.load_checkpoint(str(checkpoint), "exact", "cpu", together=8)
     scores = held_out.pixel_errors(checkpoint, understanding, held_out.OTHER_SEED, examples)
-    losses = held_out.losses(read_recipe(recipes / f"{ORDER[-1]}.toml"), checkpoint, examples)
-    scores |= {f"{name} loss": loss for name, loss in losses.items()}
+    scores |= held_out.losses(read_recipe(recipes / f"{_order(recipes)[-1]}.toml"), checkpoint, examples)
     scores |= judged.judges(weights, examples)
     for name, benchmark, drawn_by in (
         ("oracle GenEval through features", "geneval", judged.ThroughFeatures(model)),
@@ -299,9 +303,9 @@ def _held_out(checkpoint: Path, weights: Path, recipes: Path, examples: int) -> 
             settings = runner.Settings("toy", limit=examples)
             records = runner.run(Path(folder), _columns([benchmark]), drawn_by, settings, runner.Part())
         assert records is not None
-        value = records[0].metrics[0].value
-        if value is not None:
-            scores[name] = value
+        overall = records[0].metrics[0]
+        if overall.value is not None:
+            scores[name] = overall.value, overall.n
     return scores
 
 

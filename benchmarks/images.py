@@ -23,6 +23,8 @@ def open_image(source: str | os.PathLike[str] | IO[bytes]) -> ImageFile.ImageFil
 
     Pillow itself warns there and refuses from twice as many on. Raises one of ``UNREADABLE``, as may decoding.
     """
+    # lmms_eval/api/task.py switches it on for the whole process: what is missing of a file would then be gray.
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
     image = Image.open(source)
     pixels, limit = image.width * image.height, Image.MAX_IMAGE_PIXELS
     if limit is not None and pixels > limit:

@@ -14,9 +14,10 @@ import signal
 import sys
 import threading
 import time
+from collections import abc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -411,8 +412,8 @@ def _described(benchmark: Benchmark, judged: bool = True) -> dict[str, Json]:
 
 def _as_stored(stored: store.RunSpec, benchmark: Benchmark) -> dict[str, Json]:
     """``_described``; of rewritten prompts, which only the model sees, what the stored run says."""
-    rewrite = {"rewrite": stored.benchmarks.get(benchmark.name, {}).get("rewrite")}
-    return {**(rewrite if rewrite["rewrite"] else {}), **_described(benchmark)}
+    there = stored.benchmarks.get(benchmark.name, {})
+    return {**({"rewrite": there["rewrite"]} if "rewrite" in there else {}), **_described(benchmark)}
 
 
 def judge_of(benchmark: Benchmark) -> Json:
@@ -440,21 +441,38 @@ def _predict(
         done, size = 0, settings.batch_size
         with _progress(f"{benchmark.name}: predict", len(own), len(pending), part) as advance:
             while done < len(pending):
-                left, too_large = pending[done:], ""
-                with _ahead(benchmark, model, left, settings.workers):
-                    for batch in _batches(left, size):
-                        rows = _predictions(folder, benchmark, model, batch, settings.seed)
+                with closing(_in_batches(folder, benchmark, model, pending[done:], size, settings)) as batches:
+                    for rows in batches:
                         if isinstance(rows, str):
-                            too_large = rows
-                            break
-                        shard.append(rows)
-                        advance(len(rows))
-                        done += len(rows)
-                if too_large:
-                    store.note_out_of_memory(folder.parent, benchmark.name, len(batch), too_large)
-                    size = len(batch) // 2
-                    log(f"{benchmark.name}: no memory for {len(batch)} samples together, on with {size}: {too_large}")
-                    _free_memory()
+                            size = _halved(folder, benchmark, min(size, len(pending) - done), rows)
+                        else:
+                            shard.append(rows)
+                            advance(len(rows))
+                            done += len(rows)
+
+
+def _in_batches(
+    folder: Path, benchmark: Benchmark, model: Model, samples: Sequence[Sample], size: int, settings: Settings
+) -> abc.Generator[list[Prediction] | str, None, None]:
+    """What ``_predictions`` returns for one batch after another, up to the first that is too large: what a model has
+    read ahead is of no use from there on."""
+    with _ahead(benchmark, model, samples, settings.workers):
+        for batch in _batches(samples, size):
+            rows = _predictions(folder, benchmark, model, batch, settings.seed)
+            yield rows
+            if isinstance(rows, str):
+                return
+
+
+def _halved(folder: Path, benchmark: Benchmark, samples: int, said: str) -> int:
+    """The size to go on with after a batch of so many ``samples`` that the memory did not hold, which is recorded."""
+    store.note_out_of_memory(folder.parent, benchmark.name, samples, said)
+    log(f"{benchmark.name}: no memory for {samples} samples together, on with {samples // 2}: {said}")
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return samples // 2
 
 
 def _ahead(benchmark: Benchmark, model: Model, samples: Sequence[Sample], workers: int) -> AbstractContextManager[None]:
@@ -505,13 +523,6 @@ def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
         or type(error).__name__ == "OutOfMemoryError"
         or any(text in str(error) for text in said)
     )
-
-
-def _free_memory() -> None:
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _prediction(folder: Path, blank: Prediction, result: object) -> Prediction:

@@ -80,20 +80,33 @@ def verify(root: Path, benchmarks: Mapping[str, Benchmark | BenchError], weights
         differences += _inputs(spec.benchmarks[name], benchmark, left_out)
         asked = limited(benchmark.samples(), spec.limit)
         differences += _counts(name, asked, predictions, verdicts)
-        try:
-            scores, metrics = scored(folder, benchmark, asked)
-        except IncompleteError:  # which _counts has told
-            continue
-        except BenchError as error:
-            left_out.append(f"scores of {name}: {error}")
-            continue
-        except Exception as error:  # a rule may stumble anywhere over verdicts that no judge has given
-            differences.append(Difference(f"{name}/verdicts", "", f"the rule cannot read them: {error!r}"))
-            continue
-        differences += _scores(folder, scores)
-        if name in recorded:
-            differences += _record(recorded[name], record(benchmark, metrics, spec, environment))
+        differences += _results(folder, benchmark, asked, spec, environment, recorded.get(name), left_out)
     return Checked(samples, tuple(differences), tuple(left_out))
+
+
+def _results(
+    folder: Path,
+    benchmark: Benchmark,
+    samples: Sequence[Sample],
+    spec: store.RunSpec,
+    environment: store.Environment,
+    recorded: RunRecord | None,
+    left_out: list[str],
+) -> Iterator[Difference]:
+    """Scores and record against what the rule makes of the verdicts now."""
+    try:
+        scores, metrics = scored(folder, benchmark, samples)
+    except IncompleteError:  # which _counts has told
+        return
+    except BenchError as error:
+        left_out.append(f"scores of {benchmark.name}: {error}")
+        return
+    except Exception as error:  # a rule may stumble anywhere over verdicts that no judge has given
+        yield Difference(f"{benchmark.name}/verdicts", "", f"the rule cannot read them: {error!r}")
+        return
+    yield from _scores(folder, scores)
+    if recorded is not None:
+        yield from _record(recorded, record(benchmark, metrics, spec, environment))
 
 
 def _altered(root: Path, folder: Path) -> Iterator[Difference]:
@@ -198,7 +211,7 @@ def _record(stored: RunRecord, expected: RunRecord) -> Iterator[Difference]:
     for one in (there, here):
         one["code"] = {key: value for key, value in one["code"].items() if key not in ("scored_by", "also")}
         one["metrics"] = {metric["name"]: metric for metric in one["metrics"]}
-    yield from _fields(f"{stored.benchmark}", there, here)
+    yield from _fields(stored.benchmark, there, here)
 
 
 def _fields(field: str, there: Json, here: Json) -> Iterator[Difference]:

@@ -53,7 +53,7 @@ def load(path: Path, pixels: int | None, grid: bool = False) -> Image.Image:
             if "A" in image.getbands() or "transparency" in image.info:
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
             image = image.convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow's decoders raise them all
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # all of them Pillow's
         raise BenchError(f"not a readable image: {path} ({error})") from error
     if grid:
         image = _first_of_grid(image, path)

@@ -73,8 +73,8 @@ def file_of(path: Path, root: Path) -> File:
     return File(path.relative_to(root).as_posix(), len(data), hashlib.sha256(data).hexdigest())
 
 
-def renewed(card: Card, root: Path, runs: Sequence[Trained], measured: Mapping[str, float], examples: int) -> Card:
-    """The card of the files as they are now, with what was measured on so many ``examples``, and with those of the
+def renewed(card: Card, root: Path, runs: Sequence[Trained], measured: Mapping[str, tuple[float, int]]) -> Card:
+    """The card of the files as they are now, with the values measured and on how many examples, and with those of the
     ``runs`` that trained the part; a note is kept."""
     trained = {run.recipe: run for run in card.trained}
     for run in runs:
@@ -82,7 +82,9 @@ def renewed(card: Card, root: Path, runs: Sequence[Trained], measured: Mapping[s
             note = trained[run.recipe].note if run.recipe in trained else ""
             trained[run.recipe] = dataclasses.replace(run, note=note)
     scores = (
-        dataclasses.replace(score, value=float(f"{measured[score.name]:.4g}"), n=examples) for score in card.held_out
+        dataclasses.replace(score, value=float(f"{value:.4g}"), n=n)
+        for score in card.held_out
+        for value, n in (measured[score.name],)
     )
     files = (file_of(root / file.path, root) for file in card.files)
     return dataclasses.replace(card, files=tuple(files), trained=tuple(trained.values()), held_out=tuple(scores))
@@ -147,9 +149,10 @@ class Repeated:
         return self.value >= worst if self.card.higher_is_better else self.value <= worst
 
 
-def repeated(cards: Iterable[Card], measured: Mapping[str, float]) -> list[Repeated]:
+def repeated(cards: Iterable[Card], measured: Mapping[str, tuple[float, int]]) -> list[Repeated]:
     """Every score of the cards beside what was measured under its name; None where nothing was."""
-    return [Repeated(card.part, score, measured.get(score.name)) for card in cards for score in card.held_out]
+    values = {name: value for name, (value, _) in measured.items()}
+    return [Repeated(card.part, score, values.get(score.name)) for card in cards for score in card.held_out]
 
 
 def page(cards: Sequence[Card]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,9 +24,12 @@ from model.sources import load_mixture
 OTHER_SEED = 1_000_000
 BATCH = 16
 
+#: A score by its name, and the number of examples that it rests on.
+Measured = dict[str, tuple[float, int]]
+
 
 @torch.inference_mode()
-def pixel_errors(folder: Path, source: Source, seed: int, count: int) -> dict[str, float]:
+def pixel_errors(folder: Path, source: Source, seed: int, count: int) -> Measured:
     """Mean squared error of RGB in [0, 1] of images through the VAE, and through encoder, decoder and VAE.
 
     ``retrieval`` is the share of images that, moved to the right by a pixel, are nearest to themselves among all, by
@@ -41,9 +45,9 @@ def pixel_errors(folder: Path, source: Source, seed: int, count: int) -> dict[st
     own, moved = (_directions(encoder.features, x) for x in (seen, seen.roll(1, dims=3)))
     nearest = (moved @ own.T).argmax(1)
     return {
-        "vae error": F.mse_loss(through, seen).item(),
-        "decoder error": F.mse_loss(decoded, seen).item(),
-        "retrieval": (nearest == torch.arange(count)).float().mean().item(),
+        "vae error": (F.mse_loss(through, seen).item(), count),
+        "decoder error": (F.mse_loss(decoded, seen).item(), count),
+        "retrieval": ((nearest == torch.arange(count)).float().mean().item(), count),
     }
 
 
@@ -54,7 +58,7 @@ def _directions(features: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def losses(recipe: Recipe, folder: Path, count: int) -> dict[str, float]:
+def losses(recipe: Recipe, folder: Path, count: int) -> Measured:
     """Mean flow loss, and where the recipe trains jointly the answers' cross-entropy, of the generator in ``folder``.
 
     On ``count`` examples of the recipe's data, of another seed; noise and levels are drawn as in training, in single
@@ -66,13 +70,17 @@ def losses(recipe: Recipe, folder: Path, count: int) -> dict[str, float]:
     data = load_mixture(recipe.data)
     part = Generator(recipe, data).eval()
     seed = recipe.seed + OTHER_SEED
-    totals: dict[str, float] = {}
-    terms: dict[str, int] = {}
+    totals: Counter[str] = Counter()
+    terms: Counter[str] = Counter()
+    examples: Counter[str] = Counter()
     for start in range(0, count, BATCH):
         indices = range(start, min(start + BATCH, count))
         items = [part.prepare(data(seed, index)) for index in indices]
         found = part(items, Draws(seed, indices))
-        for name, loss in ((name, found[name]) for name in ("flow", "answer") if name in found):
-            totals[name] = totals.get(name, 0.0) + float(loss.total)
-            terms[name] = terms.get(name, 0) + loss.terms
-    return {name: total / terms[name] for name, total in totals.items() if terms[name]}
+        examples["flow"] += sum(item.drawing is not None for item in items)
+        examples["answer"] += sum(item.conversation is not None for item in items)
+        for name in ("flow", "answer"):
+            if name in found:
+                totals[name] += found[name].total.item()
+                terms[name] += found[name].terms
+    return {f"{name} loss": (totals[name] / terms[name], examples[name]) for name in terms if terms[name]}

@@ -73,32 +73,28 @@ def _by(one: Try) -> str:
 
 
 def _losses(one: Try, at_most: int = 2) -> str:
-    """The headline scores that fell most, as shares of their intervals' half widths; a gain is no loss."""
+    """The headline scores that fell most for their intervals, then those that fell and have none."""
     worse = [m for m in one.compared.metrics if m.headline and _loss(m) > 0]
     worse.sort(key=_weight, reverse=True)
     return "; ".join(map(_told, worse[:at_most])) or "none"
 
 
 def _loss(metric: MetricDifference) -> float:
-    change = metric.difference
-    if change is None:
-        change = 0.0 if metric.first is None or metric.second is None else metric.second - metric.first
+    change = metric.difference or 0.0
     return -change if metric.higher_is_better else change
 
 
 def _weight(metric: MetricDifference) -> float:
+    """A loss over the half width of its interval: beyond 1 it is significant on its own."""
     if metric.low is None or metric.high is None or metric.high == metric.low:
         return 0.0
     return 2 * _loss(metric) / (metric.high - metric.low)
 
 
 def _told(metric: MetricDifference) -> str:
-    name = f"{metric.benchmark} {metric.metric}"
-    if metric.difference is None:
-        change = None if metric.first is None or metric.second is None else metric.second - metric.first
-        return f"{name} {signed(change, metric.unit)} (no interval)"
     limits = f"{signed(metric.low, metric.unit)} to {signed(metric.high, metric.unit)}"
-    return f"{name} {signed(metric.difference, metric.unit)} ({limits})"
+    shown = "no interval" if metric.low is None else limits
+    return f"{metric.benchmark} {metric.metric} {signed(metric.difference, metric.unit)} ({shown})"
 
 
 _PAGE = """\

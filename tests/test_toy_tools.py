@@ -13,6 +13,7 @@ import blip3o_toy
 from benchmarks.types import BenchError
 from model import cards
 from model.checkpoint import digest
+from model.held_out import Measured
 from tests.model import tiny
 from tests.reports.stored import record, store_run
 
@@ -29,8 +30,10 @@ def test_every_command_has_help() -> None:
         assert call(name, "--help").exit_code == 0
 
 
-def test_the_order_of_recipes_is_that_of_the_folder() -> None:
-    assert {path.stem for path in blip3o_toy.RECIPES.glob("*.toml")} == set(blip3o_toy.ORDER)
+def test_every_committed_recipe_has_its_place() -> None:
+    assert sorted(path.stem for path in blip3o_toy.RECIPES.glob("*.toml")) == sorted(
+        blip3o_toy._order(blip3o_toy.RECIPES)
+    )
 
 
 @pytest.fixture
@@ -39,9 +42,7 @@ def recipes(tmp_path: Path) -> Path:
     folder = tmp_path / "recipes"
     folder.mkdir()
     for part in tiny.PARTS:
-        joint = {"backbone": "joint"} if part == "generator" else {}
-        text = tiny.toml(tiny.recipe(part, Path("model/toy"), **joint))
-        (folder / f"{part}.toml").write_text(text)
+        (folder / f"{part}.toml").write_text(tiny.toml(tiny.recipe(part, Path("model/toy"))))
     second = tiny.recipe("generator", Path("model/toy"), steps=2, backbone="joint")
     (folder / "generator_2.toml").write_text(
         tiny.toml(second).replace("sources = {}", 'sources = {generator = "model/toy"}')
@@ -57,9 +58,9 @@ def test_retraining_runs_every_recipe_in_its_own_folder_and_goes_on(
     before = {path: path.stat().st_mtime_ns for path in committed.rglob("*")}
     asked: list[tuple[Path, Path, int]] = []
 
-    def measured(checkpoint: Path, weights: Path, recipes: Path, examples: int) -> dict[str, float]:
+    def measured(checkpoint: Path, weights: Path, recipes: Path, examples: int) -> Measured:
         asked.append((checkpoint, weights, examples))
-        return {score.name: score.value for card in manifest for score in card.held_out}
+        return {score.name: (score.value, score.n) for card in manifest for score in card.held_out}
 
     manifest = cards.read(ROOT / "docs" / "toy_model.json")
     monkeypatch.setattr(blip3o_toy, "_held_out", measured)
@@ -67,7 +68,7 @@ def test_retraining_runs_every_recipe_in_its_own_folder_and_goes_on(
     done = call(*arguments)
     assert done.exit_code == 0, done.output
     assert asked == [(out / "toy", blip3o_toy.JUDGE_WEIGHTS, 4)]
-    assert {path.name for path in (out / "work").iterdir()} == set(blip3o_toy.ORDER)
+    assert {path.name for path in (out / "work").iterdir()} == {*tiny.PARTS, "generator_2"}
     assert (out / "work" / "generator_2" / "step-000002").is_dir()
     assert before == {path: path.stat().st_mtime_ns for path in committed.rglob("*")}
 
@@ -80,7 +81,7 @@ def test_retraining_runs_every_recipe_in_its_own_folder_and_goes_on(
 
 
 def test_a_folder_of_another_recipe_is_refused(recipes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blip3o_toy, "ORDER", ("vae",))
+    monkeypatch.setattr(blip3o_toy, "_order", lambda recipes: ["vae"])
     monkeypatch.setattr(blip3o_toy, "_held_out", lambda *arguments: {})
     arguments = ("retrain", "--out", tmp_path / "out", "--recipes", recipes, "--no-judges")
     call(*arguments)
@@ -103,10 +104,14 @@ def test_sensitivity_stops_asking_for_what_was_noticed(tmp_path: Path, monkeypat
             self.damage, self.limit, self.detected = damage, limit, damage == "guidance 1"
             self.gated = type("Gated", (), {"verdict": "fail" if self.detected else "cannot tell"})
 
+    def page(tries: list[Found]) -> str:
+        told.extend(tries)
+        return "page"
+
     told: list[Found] = []
     monkeypatch.setattr(blip3o_toy, "_run", run)
     monkeypatch.setattr("reports.sensitivity.examine", lambda damage, limit, *folders: Found(damage, limit))
-    monkeypatch.setattr("reports.sensitivity.page", lambda tries: told.extend(tries) or "page")
+    monkeypatch.setattr("reports.sensitivity.page", page)
     done = call("sensitivity", "--out", tmp_path, "--docs", tmp_path, "--limit", 4, "--limit", 0)
     assert done.exit_code == 0, done.output
     assert [one.damage for one in told if one.limit == 4] == [name for name in blip3o_toy.DAMAGES if "half" not in name]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from benchmarks import runner, store
 from benchmarks.dpg import DpgBench, questions
@@ -226,8 +226,11 @@ BROKEN: dict[str, Callable[[], bytes]] = {
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("kind", BROKEN)
-def test_an_image_that_cannot_be_taken_is_missing_and_the_run_goes_on(tmp_path: Path, kind: str) -> None:
+def test_an_image_that_cannot_be_taken_is_missing_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
     """The other sample of its group is scored, and a bomb is refused by its header."""
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)  # as importing lmms-eval leaves it
     (tmp_path / "drawn").mkdir()
     (tmp_path / "drawn" / "0.png").write_bytes(BROKEN[kind]())
     (tmp_path / "drawn" / "1.png").write_bytes(animated())  # its first frame is taken
@@ -246,6 +249,26 @@ def test_an_image_that_cannot_be_taken_is_missing_and_the_run_goes_on(tmp_path: 
     assert "0.png is not a readable image" in first.reason
     assert second.value == 1.0
     assert not list((tmp_path / "run").rglob("0.png"))
+
+
+@pytest.mark.parametrize("kind", sorted(BROKEN.keys() - {"large"}))
+def test_a_study_names_the_image_that_it_cannot_take(tmp_path: Path, kind: str) -> None:
+    pytest.importorskip("sqlalchemy")
+    from human_study.images import load
+
+    (tmp_path / "0.png").write_bytes(BROKEN[kind]())
+    with pytest.raises(BenchError, match=r"not a readable image: .*0\.png"):
+        load(tmp_path / "0.png", 512)
+
+
+def test_a_page_names_the_image_that_it_cannot_show(tmp_path: Path) -> None:
+    from reports.examples import example
+
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "0.png").write_bytes(BROKEN["text"]())
+    drawn = Prediction("a/0", 0, 0.0, image="images/0.png")
+    with pytest.raises(BenchError, match=r"cannot show .*0\.png"):
+        example(Score("a/0", "a", "", 1.0), drawn, None, None, tmp_path)
 
 
 def test_the_limit_is_pillows_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -260,6 +260,24 @@ def test_the_command_exits_with_0_or_1(tmp_path: Path, command: Callable[..., Re
     ]
 
 
+def test_the_command_compares_the_weights_in_a_folder(tmp_path: Path, command: Callable[..., Result]) -> None:
+    from model import checkpoint
+
+    class Weighty(FakeGenerator):
+        def describe(self) -> dict[str, Any]:
+            return {"name": "fake", "sha256": checkpoint.digest(tmp_path / "weights")}
+
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "model.safetensors").write_bytes(b"1")
+    runner.run(tmp_path / "run", [FakeBenchmark()], Weighty(), SETTINGS, runner.Part())
+    done = command(tmp_path / "run", "--weights", tmp_path / "weights")
+    assert (done.exit_code, done.stderr) == (0, "")
+    (tmp_path / "weights" / "model.safetensors").write_bytes(b"2")
+    done = command(tmp_path / "run", "--weights", tmp_path / "weights")
+    assert done.exit_code == 1
+    assert done.stdout.startswith("spec.json: model.sha256 is ")
+
+
 def test_what_is_no_run_is_a_users_error(tmp_path: Path, command: Callable[..., Result]) -> None:
     assert (command(tmp_path).exit_code, command(tmp_path).stdout) == (2, "")
     make(tmp_path)

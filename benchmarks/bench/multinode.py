@@ -20,6 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks import store
+from benchmarks.types import Prediction, Verdict
 
 #: 24 images, two at a time, so that there are moments between two batches to be killed at.
 TOY = ("blip3o_bench", "run", "geneval", "--suite", "toy", "--limit", "24", "--batch-size", "2", "--out")
@@ -89,9 +90,9 @@ def _start_nodes(module: Sequence[str], out: Path) -> list[subprocess.Popen[byte
 def _wait(done: Callable[[], bool], nodes: Sequence[subprocess.Popen[bytes]]) -> None:
     deadline = time.monotonic() + PATIENCE
     while not done():
-        ended = [" ".join(map(str, node.args)) for node in nodes if node.poll() not in (None, 0)]
-        if ended or time.monotonic() > deadline:
-            raise DemoError(f"{ended[0]} failed" if ended else f"a node did not get on in {PATIENCE} s")
+        codes = [node.poll() for node in nodes]
+        if any(codes) or time.monotonic() > deadline:
+            raise DemoError(f"no progress within {PATIENCE} s, or a node failed: exit codes {codes}")
         time.sleep(0.01)
 
 
@@ -129,7 +130,8 @@ def _contents(root: Path) -> dict[str, object]:
         folder = scores.parent
         files = [scores, *(path for path in folder.glob("images/**/*") if path.is_file())]
         contents |= {str(path.relative_to(root)): path.read_bytes() for path in files}
-        rows = [*store.read_predictions(folder).values(), *store.read_verdicts(folder).values()]
+        rows: list[Prediction | Verdict] = list(store.read_predictions(folder).values())
+        rows += store.read_verdicts(folder).values()
         contents |= {f"{folder.name}: {type(row).__name__} {row.id}": {**asdict(row), "seconds": 0} for row in rows}
     return contents
 

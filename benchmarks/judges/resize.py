@@ -1,9 +1,12 @@
-"""clean-fid's resize for Inception, to the bit and in half the time.
+"""clean-fid's resize for Inception, to the bit and 1.6 times as fast.
 
 clean-fid (resize.py, make_resizer("PIL", False, "bicubic", (299, 299))) lets Pillow resize each channel as a float32
 image of its own: first across, rounded to float32, then down (libImaging/Resample.c). A pass is the product with a
 sparse matrix, and scipy's adds a row's products one after another in float64 from zero, as Pillow's loop does, but for
 many pixels at once.
+
+Images that are taller than wide are left to clean-fid: from version 13 on Pillow takes some of them down first (its
+pull request 9549), which changes their last bits, and earlier ones none.
 """
 
 from __future__ import annotations
@@ -25,6 +28,10 @@ _ROWS = 24
 def resize(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """uint8 [h, w, 3] -> float32 [3, 299, 299] from 0 to 255, not rounded to whole numbers."""
     height, width, channels = pixels.shape
+    if height > width:
+        from cleanfid.resize import build_resizer
+
+        return np.ascontiguousarray(build_resizer("clean")(pixels).transpose(2, 0, 1))
     across, down = _across(width), _weights(height)
     narrow = np.empty((height, channels * SIDE), np.float32)
     columns = np.empty((width * channels, min(height, _ROWS)))

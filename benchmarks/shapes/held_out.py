@@ -20,8 +20,8 @@ from benchmarks.shapes.train_judges import Drawing, clean, color_crops, scene_of
 from benchmarks.types import Json, Sample
 
 
-def judges(weights: Path = WEIGHTS, scenes: int = 500) -> dict[str, float]:
-    """Of the judges in ``weights``, on renders of scenes that they were not trained on.
+def judges(weights: Path = WEIGHTS, scenes: int = 500) -> dict[str, tuple[float, int]]:
+    """Scores of the judges in ``weights`` on renders of scenes that they were not trained on, each with its n.
 
     Beside the detector's mean average precision the shares of the objects' colors that are named right, of scenes
     that both judges see right in everything (DPG-Bench's judge), and of WISE's verdicts that are right.
@@ -34,10 +34,10 @@ def judges(weights: Path = WEIGHTS, scenes: int = 500) -> dict[str, float]:
     right = sum(COLORS[classifier.logits([crop], item.shape)[0].argmax()] == item.color for crop, item in crops)
     looker = looking.Looker(weights)
     return {
-        "detector mAP@0.5": map_50(drawings, found),
-        "colors": right / len(crops),
-        "scenes seen right": looking.held_out(looker, scenes),
-        "WISE verdicts": chat.held_out(chat.SceneJudge(looker), scenes),
+        "detector mAP@0.5": (map_50(drawings, found), scenes),
+        "colors": (right / len(crops), len(crops)),
+        "scenes seen right": (looking.held_out(looker, scenes), scenes),
+        "WISE verdicts": (chat.held_out(chat.SceneJudge(looker), scenes), scenes),
     }
 
 

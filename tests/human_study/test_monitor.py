@@ -94,6 +94,15 @@ def test_annotators_are_reported_by_their_work(engine: Engine) -> None:
     assert third.person.id == idle
 
 
+def test_a_skip_of_a_known_answer_is_no_failure(engine: Engine) -> None:
+    study = create(engine, replace(ONE, qualification=2, qualification_passes=0))
+    ann = study.enrol("ann").id
+    study.submit(ann, vote(study.work(ann)[0], "skip"))  # an image may not have loaded
+    study.submit(ann, vote(study.work(ann)[0], "tie"))
+    (report,) = monitor.annotators(study)
+    assert (report.gold_right, report.gold_asked, report.skips) == (0, 1, 1)
+
+
 def test_agreement_is_about_images_and_not_about_sides(engine: Engine) -> None:
     study = create(engine, ONE, prompts=10)
     for name in ("ann", "bob"):

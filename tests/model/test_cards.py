@@ -53,7 +53,7 @@ def test_a_repetition_may_be_worse_by_the_tolerance(score: Score, value: float |
 
 def test_what_was_not_measured_is_told() -> None:
     card = Card("vae", "", (), (RUN,), (SHARE, ERROR))
-    assert [one.value for one in cards.repeated([card], {"error": 0.02})] == [None, 0.02]
+    assert [one.value for one in cards.repeated([card], {"error": (0.02, 9)})] == [None, 0.02]
 
 
 def test_a_renewed_card_has_the_files_the_scores_and_the_runs(tmp_path: Path) -> None:
@@ -63,14 +63,14 @@ def test_a_renewed_card_has_the_files_the_scores_and_the_runs(tmp_path: Path) ->
     (tmp_path / "second.toml").write_text(tiny.toml(joint))
     card = Card("backbone", "what", (File("weights", 0, ""),), (first,), (ERROR,))
     again = dataclasses.replace(first, steps=9, note="")
-    new = cards.renewed(card, tmp_path, [again, second], {"error": 0.123456}, 7)
+    new = cards.renewed(card, tmp_path, [again, second], {"error": (0.123456, 7)})
     # FIPS 180-2's example
     digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert new.files == (File("weights", 3, digest),)
     assert new.trained == (dataclasses.replace(first, steps=9), second)
     assert new.held_out == (Score("error", 0.1235, False, 7, 0.2),)
     decoder = dataclasses.replace(card, part="decoder")
-    assert cards.renewed(decoder, tmp_path, [second], {"error": 0.1}, 7).trained == (first,)
+    assert cards.renewed(decoder, tmp_path, [second], {"error": (0.1, 7)}).trained == (first,)
 
 
 def test_cards_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -95,13 +95,14 @@ def test_training_time_is_that_of_the_logged_rates(tmp_path: Path) -> None:
 
 def test_held_out_scores_of_a_tiny_model(checkpoint: Path) -> None:
     scores = held_out.pixel_errors(checkpoint, understanding, 1, 6)
-    assert 0 < scores["vae error"] < 1
-    assert 0 < scores["decoder error"] < 1
-    assert 0 <= scores["retrieval"] <= 1
+    assert {n for _, n in scores.values()} == {6}
+    assert 0 < scores["vae error"][0] < 1
+    assert 0 < scores["decoder error"][0] < 1
+    assert 0 <= scores["retrieval"][0] <= 1
     assert held_out.pixel_errors(checkpoint, understanding, 2, 6) != scores
 
     recipe = tiny.recipe("generator", checkpoint, backbone="joint", sketch=0.5, echo=0.1)
     losses = held_out.losses(recipe, checkpoint, 20)
-    assert set(losses) == {"flow", "answer"}
+    assert {name: n for name, (_, n) in losses.items()} == {"flow loss": 10, "answer loss": 10}
     assert held_out.losses(recipe, checkpoint, 20) == losses
     assert held_out.losses(dataclasses.replace(recipe, seed=2), checkpoint, 20) != losses

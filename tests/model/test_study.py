@@ -7,13 +7,13 @@ import pytest
 from safetensors.torch import load_file
 
 from model.generate import load
-from model.recipe import RecipeError
+from model.recipe import RecipeError, SourceName
 from model.study import train_and_publish, trained_parameters
 from tests.model import tiny
 
 
 def test_every_stored_state_is_published(checkpoint: Path, tmp_path: Path) -> None:
-    sources = {"backbone": str(checkpoint), "eva_clip": str(checkpoint), "decoder": str(checkpoint)}
+    sources: dict[SourceName, str] = dict.fromkeys(("backbone", "eva_clip", "decoder"), str(checkpoint))
     recipe = dataclasses.replace(tiny.recipe("generator", checkpoint, steps=3), sources=sources, ema=0.9, keep_last=3)
     folders = train_and_publish(recipe, tmp_path / "work")
     assert list(folders) == [1, 2, 3]

@@ -79,6 +79,16 @@ def test_differences_pair_the_seeds_that_both_arms_have() -> None:
     assert design_study.difference(study, "clip_mse", "clip_flow", GENEVAL, 20) is None
 
 
+def test_scores_of_0_and_1_are_no_answers() -> None:
+    """Equal differences leave no spread: no interval, where McNemar's would give one."""
+    values = [(arm, seed, float(arm == "clip_flow")) for arm in ("clip_mse", "clip_flow") for seed in (1, 2, 3)]
+    found = design_study.difference(
+        Study(tuple(measured(*one) for one in values), {}), "clip_mse", "clip_flow", GENEVAL, 10
+    )
+    assert found is not None
+    assert (found.value, found.low, found.high) == (1.0, None, None)
+
+
 @pytest.mark.parametrize(
     ("found", "answer"),
     [

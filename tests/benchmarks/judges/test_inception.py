@@ -136,3 +136,25 @@ def test_images_without_features_keep_their_place(tmp_path: Path) -> None:
     assert (seen.size, seen.rows["red"].tolist()) == ((8, 4), [0.5])
     assert str(infinite) == "features of red are not finite"
     assert isinstance(absent, FileNotFoundError)
+
+
+class Threads(RedShare):
+    """Feature: how many threads torch has for it."""
+
+    def features(self, prepared: NDArray[np.float64]) -> NDArray[np.float32]:
+        import torch
+
+        return np.array([torch.get_num_threads()], dtype=np.float32)
+
+
+def test_each_image_is_computed_by_one_thread() -> None:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        seen = rows_of(extract([partial(Image.new, "RGB", (8, 4), (10, 20, 0))] * 3, [Threads()]), "red")
+        assert seen.tolist() == [[1], [1], [1]]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
