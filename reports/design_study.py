@@ -309,8 +309,8 @@ prompts and images are fewer, with `make demo`'s.
   in its training, and a VAE's latents had not: this favours both CLIP designs.
 * GenEval is asked for the three trained tags (22 prompts, 2 images each), DPG-Bench for 16 captions, and the FID is
   that of the toy detector's features over 60 images: small samples, so that a point of a curve costs seconds.
-* Diversity: 16 images of "{prompt}" by the last weights; the root mean square difference of two, over all pairs. It
-  says nothing of whether they show what was asked for, and noise has it, too.
+* Diversity: 16 images of "{prompt}" by the last weights; the root mean square difference of two,
+  over all pairs. It says nothing of whether they show what was asked for, and noise has it, too.
 * A seed is one measurement. Intervals are 95 % t-intervals over seeds, those of differences over pairs of runs with the
   same seed. They do not cover another choice of prompts.
 
@@ -324,15 +324,16 @@ The best of the designs has a GenEval score of {best} here; where all are near 0
 
 ![images of one prompt](design_study/one_prompt.png)
 
-(8 images of "{prompt}" by the first seed of each design: from above {rows}.)
+(8 images of "{prompt}" by the first seed of each design, from above:
+{rows}.)
 
 * **Finding 1** of the paper, that CLIP features are learned more effectively than a VAE's latents (here: CLIP + flow
   matching is above VAE + flow matching in GenEval and in DPG-Bench): **{finding_1}** here.
 * **Finding 2**, that flow matching gives more diverse and better images than MSE (here: CLIP + flow matching is above
   CLIP + MSE in diversity, and has a lower FID): **{finding_2}** here.
 
-"Holds" asks that all intervals of the differences exclude zero on the side claimed. The paper gives single runs without
-intervals, of 25 million images; these runs end far earlier, where the losses still fall.
+"Holds" asks that all intervals of the differences exclude zero on the side claimed. The paper's curves, of some 25
+million images, have no intervals; these runs end far earlier, where the losses still fall.
 
 ## Sequential against joint training
 

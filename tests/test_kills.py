@@ -118,9 +118,7 @@ def kill_and_resume(root: Path, lines: int, seconds: float, victim: int, world: 
     while len(lines_of(log)) < lines and any(process.is_alive() for process in processes):
         time.sleep(0.0005)
     time.sleep(seconds)
-    pid = processes[victim].pid
-    assert pid is not None
-    os.kill(pid, signal.SIGKILL)
+    processes[victim].kill()
     codes = ended(processes)
     assert codes[1 - victim] == 0
     assert codes[victim] in (0, -signal.SIGKILL)

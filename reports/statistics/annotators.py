@@ -54,7 +54,7 @@ def dawid_skene(
 
 
 def _maximise(given: Floats, posterior: Floats) -> tuple[Floats, Floats]:
-    counts = np.einsum("irl,it->rtl", given, posterior)
+    counts = np.einsum("irl,it->rtl", given, posterior, optimize=True)  # by BLAS
     totals = counts.sum(axis=2, keepdims=True)
     confusion = np.divide(counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
     return posterior.mean(axis=0), confusion
@@ -64,7 +64,7 @@ def _log_joint(given: Floats, prior: Floats, confusion: Floats) -> Floats:
     """Of each item's ratings with each true class. A label that a rater never gave is all but impossible, not
     infinitely so: two such classes must still compare. A class that a rater never met says nothing."""
     log = np.log(np.clip(np.nan_to_num(confusion, nan=1.0), 1e-300, None))
-    joint: Floats = np.log(np.clip(prior, 1e-300, None)) + np.einsum("irl,rtl->it", given, log)
+    joint: Floats = np.log(np.clip(prior, 1e-300, None)) + np.einsum("irl,rtl->it", given, log, optimize=True)
     return joint
 
 
