@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -84,9 +85,15 @@ def _toy_geneval(data: Data) -> Benchmark:
     return GenEval.toy()
 
 
-def _paper_geneval(data: Data) -> Benchmark:
+def _device() -> str:
+    if find_spec("torch") is None:  # to score what was judged takes none
+        return "cpu"
     import torch
 
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _paper_geneval(data: Data) -> Benchmark:
     from benchmarks.datasets import data_dir, locate
     from benchmarks.geneval import GenEval
     from benchmarks.judges.color import ColorSpec
@@ -96,7 +103,7 @@ def _paper_geneval(data: Data) -> Benchmark:
     root = data.root or data_dir()
     detector = data.detector or root / "mask2former-swin-s" / _weights("mask2former-swin-s")
     clip = data.clip or root / "clip-vit-l-14" / _weights("clip-vit-l-14")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = _device()
     return GenEval.paper(
         prompts / "evaluation_metadata.jsonl",
         prompts / "object_names.txt",
@@ -122,8 +129,6 @@ def _toy_mjhq(data: Data) -> Benchmark:
 
 
 def _paper_mjhq(data: Data) -> Benchmark:
-    import torch
-
     from benchmarks.datasets import data_dir
     from benchmarks.mjhq import Mjhq
 
@@ -133,7 +138,7 @@ def _paper_mjhq(data: Data) -> Benchmark:
         root / "inception" / _weights("inception"),
         root / "clip-vit-b-32" / _weights("clip-vit-b-32"),
         root / "features",
-        "cuda" if torch.cuda.is_available() else "cpu",
+        _device(),
     )
 
 

@@ -98,6 +98,7 @@ def compare_end_to_end(count: int, folder: Path, inception: Path | None) -> None
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # torch's about TorchScript, scipy's about sqrtm's disp
+        warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)  # of more workers than cores
         network = InceptionV3W(str(weights.parent), download=False)
 
         def their_moments(name: str, workers: int) -> frechet.Moments:

@@ -126,6 +126,8 @@ def differences(one: Path, other: Path) -> list[str]:
 def _contents(root: Path) -> dict[str, object]:
     """Files whole; rows by their id and without their time, because shards depend on who did what."""
     contents: dict[str, object] = {"run.json": (root / "run.json").read_bytes()}
+    for record in store.read_records(root):  # so that a difference has a name, such as another revision of the code
+        contents |= {f"run.json: {record.benchmark}.{field}": value for field, value in vars(record).items()}
     for scores in root.glob("*/scores.jsonl"):
         folder = scores.parent
         files = [scores, *(path for path in folder.glob("images/**/*") if path.is_file())]
