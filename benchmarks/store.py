@@ -208,6 +208,8 @@ def _check_same(root: Path, stored: RunSpec, spec: RunSpec) -> None:
 def read_spec(root: Path) -> tuple[RunSpec, Environment]:
     """What ``root`` was started with. Raises BenchError when it holds no run."""
     path = root / "spec.json"
+    if not path.exists():
+        raise BenchError(f"cannot read {path}: give the folder of a run, which blip3o-bench run --out wrote")
     with _disk("read", path):
         data = path.read_bytes()
     try:
