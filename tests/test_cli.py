@@ -63,7 +63,7 @@ def test_help_needs_neither_torch_nor_numpy() -> None:
         (["run", "--model", "gpt"], "unknown model 'gpt': choose one of blip3o-bench models list"),
         (["run", "--suite", "large"], "Invalid value for '--suite': 'large' is not one of 'toy', 'paper'"),
         (["run", "--limit", "0"], "Invalid value for '--limit': 0 is not in the range x>=1"),
-        (["run", "--rescore", "--out", "nowhere"], "cannot read nowhere/spec.json: No such file or directory"),
+        (["run", "--rescore", "--out", "nowhere"], "cannot read nowhere/spec.json: give the folder of a run"),
         (["run", "--judge", "http://localhost:1/v1"], "name its model with --judge-model"),
         (["run", "--judge", "localhost:1", "--judge-model", "m"], "is no URL"),
         (
