@@ -6,6 +6,7 @@ JOBS ?= 2# processes of the demo and of the tests; each holds torch, about 1 GB
 
 # Several processes share the cores: one thread for each.
 export OMP_NUM_THREADS ?= 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check bench-model bench-understanding bench-generation bench-study bench-statistics clean

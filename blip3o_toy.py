@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-import blip3o_bench
 from benchmarks.types import BenchError, Benchmark, Sample
+from blip3o_bench.command_line import FILE, FOLDER, CommandLine
+from blip3o_bench.models import TOY_CHECKPOINT, load_checkpoint
 
 if TYPE_CHECKING:
     from model.generate import Unified
@@ -45,14 +46,11 @@ DAMAGES: Mapping[str, tuple[Kind, tuple[str, ...]]] = {
     "half the training": ("half", DRAWN + ASKED),
     "nothing": ("seed", DRAWN),
 }
-FOLDER = click.Path(path_type=Path, file_okay=False)
-FILE = click.Path(path_type=Path, dir_okay=False)
-
 RECIPES = HERE / "model" / "recipes" / "toy"
 JUDGE_WEIGHTS = HERE / "benchmarks" / "shapes" / "weights"
 
 
-@click.group(cls=blip3o_bench.CommandLine)
+@click.group(cls=CommandLine)
 def main() -> None:
     """Make and examine the embedded toy model."""
 
@@ -86,7 +84,7 @@ def _base(out: Path) -> Path:
     if not base.is_dir():
         copying = base.with_suffix(".tmp")
         shutil.rmtree(copying, ignore_errors=True)
-        shutil.copytree(blip3o_bench.TOY_CHECKPOINT, copying)
+        shutil.copytree(TOY_CHECKPOINT, copying)
         copying.rename(base)
     return base
 
@@ -149,11 +147,11 @@ def _run(
     from model.checkpoint import digest
 
     if (folder / "run.json").is_file():
-        weights = digest(blip3o_bench.TOY_CHECKPOINT if model == "toy" else Path(model))
+        weights = digest(TOY_CHECKPOINT if model == "toy" else Path(model))
         if any(record.model["sha256"] != weights for record in store.read_records(folder)):
             raise BenchError(f"{folder} was run with other weights than {model} has now; delete it")
         return
-    loaded = changed(blip3o_bench.load_checkpoint(model, "exact", "cpu", together=8))
+    loaded = changed(load_checkpoint(model, "exact", "cpu", together=8))
     runner.run(folder, benchmarks(), loaded, runner.Settings("toy", seed, limit), runner.Part())
 
 
@@ -164,7 +162,7 @@ def _one_prompt(model: str, folder: Path, count: int = 16) -> None:
     if len(list(folder.glob("*.png"))) == count:
         return
     folder.mkdir(exist_ok=True)
-    loaded = blip3o_bench.load_checkpoint(model, "exact", "cpu")
+    loaded = load_checkpoint(model, "exact", "cpu")
     samples = [Sample(f"{number:02d}", PROMPT, group="") for number in range(count)]
     for sample, image in zip(samples, loaded.generate(samples, range(count)), strict=True):
         image.save(folder / f"{sample.id}.png")
@@ -213,7 +211,7 @@ def contact_sheet(model: str, out: Path) -> None:
     from benchmarks.shapes.sheet import Tile, drawn_sheet, is_held_out, rows_of
 
     samples = {benchmark.name: benchmark.samples() for benchmark in _columns(("geneval", "dpg", "wise"))}
-    loaded = blip3o_bench.load_checkpoint(model, "exact", "cpu")
+    loaded = load_checkpoint(model, "exact", "cpu")
     rows = {}
     for name, row in rows_of(samples).items():
         images = loaded.generate(row, [seed_for(0, sample.id) for sample in row])
@@ -240,7 +238,7 @@ def cards(work: tuple[tuple[str, Path], ...], manifest: Path, examples: int) -> 
     machine = str(hardware()["cpu"])
     with _errors_told():
         runs = [manifests.trained_in(folder, f"model/recipes/toy/{name}.toml", machine) for name, folder in work]
-    measured = _held_out(blip3o_bench.TOY_CHECKPOINT, JUDGE_WEIGHTS, RECIPES, examples)
+    measured = _held_out(TOY_CHECKPOINT, JUDGE_WEIGHTS, RECIPES, examples)
     made = [manifests.renewed(card, HERE, runs, measured) for card in manifests.read(manifest)]
     manifests.write(made, manifest)
     manifest.with_suffix(".md").write_text(manifests.page(made))
@@ -291,7 +289,7 @@ def _held_out(checkpoint: Path, weights: Path, recipes: Path, examples: int) -> 
     from model import held_out
     from model.recipe import read_recipe
 
-    model = blip3o_bench.load_checkpoint(str(checkpoint), "exact", "cpu", together=8)
+    model = load_checkpoint(str(checkpoint), "exact", "cpu", together=8)
     scores = held_out.pixel_errors(checkpoint, understanding, held_out.OTHER_SEED, examples)
     scores |= held_out.losses(read_recipe(recipes / f"{_order(recipes)[-1]}.toml"), checkpoint, examples)
     scores |= judged.judges(weights, examples)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 import re
 from collections import Counter
@@ -22,7 +23,7 @@ from scipy import special
 from benchmarks import store
 from benchmarks.geneval import TAGS, Metadata, read_results
 from benchmarks.intervals import Interval, clustered_mean
-from benchmarks.types import BenchError
+from benchmarks.types import BenchError, Json
 
 #: Number of the prompt, number of the image.
 Image = tuple[int, int]
@@ -51,10 +52,12 @@ class Annotated:
 
 @dataclass(frozen=True)
 class Judged:
-    """What a judge or model made of one image. ``correct`` is None where it was not scored."""
+    """What a judge or model made of one image. ``correct`` is None where it was not scored, ``include`` what was asked
+    for, where the file has it."""
 
     tag: str
     correct: bool | None
+    include: Json = None
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ def validate(annotations: Path, metadata: Sequence[Metadata], verdicts: Path | N
     images = read_annotations(annotations, metadata)
     judged = None if verdicts is None else read_verdicts(verdicts)
     if judged is not None:
-        _check_judged(images, judged, verdicts)
+        _check_judged(images, judged, metadata, verdicts)
     rows = [_row(tag, [image for image in images if image.tag == tag], judged) for tag in TAGS]
     return Validation(annotations.stem.removeprefix("annotations_"), (*rows, _row(ALL, images, judged)))
 
@@ -126,7 +129,7 @@ def read_annotations(path: Path, metadata: Sequence[Metadata]) -> list[Annotated
     if not path.is_file():
         raise BenchError(f"{path} is not there: take annotations_<model>.csv from djghosh13/geneval")
     # Free text in annotations_if-xl.csv holds bare carriage returns, which every csv reader takes for the end of a row.
-    text = path.read_bytes().decode("utf-8").replace("\r\n", "\n").replace("\r", " ")
+    text = path.read_bytes().decode("utf-8", "replace").replace("\r\n", "\n").replace("\r", " ")
     votes: dict[Image, list[bool]] = {}
     for number, row in enumerate(csv.DictReader(io.StringIO(text)), start=1):
         try:
@@ -170,17 +173,27 @@ def _count(row: Mapping[str, str], k: int) -> int:
 
 
 def read_verdicts(path: Path) -> dict[Image, Judged]:
-    """Verdicts by image: from an official results.jsonl, or from the scores of a run's folder."""
+    """Verdicts by image: from an official results.jsonl, or from the scores of a run's folder. Raises BenchError."""
     if path.is_dir():
-        scores = store.read_scores(path / "geneval")
-        found = [(score.id.partition("/")[2], score.stratum, score.value) for score in scores]
+        if store.read_spec(path)[0].suite == "toy":
+            raise BenchError(f"{path} is a run of the toy suite, whose prompts are not those that people annotated")
+        found = {
+            score.id.partition("/")[2]: Judged(score.stratum, None if score.value is None else score.value >= 0.5)
+            for score in store.read_scores(path / "geneval")
+        }
     else:
-        found = [(_in_layout(row.filename, path), row.tag, float(row.correct)) for row in read_results(path)]
-    return {
-        (int(prompt), int(image)): Judged(tag, None if value is None else value >= 0.5)
-        for place, tag, value in found
-        for prompt, image in [place.split("/")]
-    }
+        found = {
+            _in_layout(row.filename, path): Judged(row.tag, row.correct, _include(row.metadata))
+            for row in read_results(path)
+        }
+    return {(int(prompt), int(image)): one for place, one in found.items() for prompt, image in [place.split("/")]}
+
+
+def _include(metadata: str) -> Json:
+    try:
+        return json.loads(metadata)["include"]
+    except (ValueError, LookupError, TypeError):  # the official scripts take any text
+        return None
 
 
 def _in_layout(filename: str, source: Path) -> str:
@@ -190,14 +203,22 @@ def _in_layout(filename: str, source: Path) -> str:
     return f"{found[1]}/{found[2]}"
 
 
-def _check_judged(images: Sequence[Annotated], judged: Mapping[Image, Judged], source: Path | None) -> None:
+def _check_judged(
+    images: Sequence[Annotated], judged: Mapping[Image, Judged], metadata: Sequence[Metadata], source: Path | None
+) -> None:
     common = [image for image in images if image.image in judged]
     if not common:
         raise BenchError(f"{source} has no verdict of an annotated image: were they made of djghosh/aigen-images?")
     for image in common:
-        if judged[image.image].tag != image.tag:
+        one, number = judged[image.image], image.image[0]
+        if one.tag != image.tag:
             raise BenchError(
-                f"{source} has prompt {image.image[0]} as {judged[image.image].tag}, the annotations as {image.tag}: "
+                f"{source} has prompt {number} as {one.tag}, the annotations as {image.tag}: "
+                "it is of another list of prompts"
+            )
+        if one.include not in (None, metadata[number]["include"]):
+            raise BenchError(
+                f"{source} asks for other objects in prompt {number} than the annotations: "
                 "it is of another list of prompts"
             )
 

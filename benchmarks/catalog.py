@@ -15,10 +15,10 @@ from benchmarks.types import BenchError, Benchmark
 if TYPE_CHECKING:
     from benchmarks.dpg import Profile as DpgProfile
     from benchmarks.harness import Profile
-    from benchmarks.judges.chat import ImageChat
+    from benchmarks.judges.chat import Chat
     from benchmarks.judges.vqa import VqaJudge
     from benchmarks.understanding import Options, Understanding
-    from benchmarks.wise import Profile as WiseProfile
+    from benchmarks.wise_wording import Profile as WiseProfile
 
 #: ``ci`` is a fixed part of ``paper``, see ``benchmarks.subset``.
 Suite = Literal["toy", "paper", "ci"]
@@ -72,7 +72,7 @@ class Data:
     detector: Path | None = None
     clip: Path | None = None
     profiles: Profiles = Profiles()
-    judge: ImageChat | None = None
+    judge: Chat | None = None
     judge_runs: int = 1
     judge_prompt: Path | None = None
     vqa_judge: VqaJudge | None = None

@@ -243,14 +243,14 @@ def locate(name: str, root: Path | None = None) -> Path:
     Raises BenchError with the command that fetches it when a file is absent or of another size.
     """
     dataset, folder = _find(name, root)
-    for file in _files(dataset, folder, _fetch_command(name, root)):
+    for file in _files(dataset, folder, fetch_command(name, root)):
         path = folder / file.name
         if not path.is_file():
-            raise BenchError(f"{path} is not there: run `{_fetch_command(name, root)}`")
+            raise BenchError(f"{path} is not there: run `{fetch_command(name, root)}`")
         size = path.stat().st_size
         if file.size is not None and size != file.size:
             raise BenchError(
-                f"{path} has {size} bytes instead of {file.size}: run `{_fetch_command(name, root)}` to replace it"
+                f"{path} has {size} bytes instead of {file.size}: run `{fetch_command(name, root)}` to replace it"
             )
     return folder
 
@@ -259,11 +259,11 @@ def verify(name: str, root: Path | None = None) -> dict[str, str]:
     """Read every file of a data set: file name -> sha256 in hex. Raises BenchError at a file that is not as pinned."""
     dataset, _ = _find(name, root)
     folder = locate(name, root)
-    files = _files(dataset, folder, _fetch_command(name, root))
+    files = _files(dataset, folder, fetch_command(name, root))
     digests = {file.name: _sha256(folder / file.name) for file in files}
     for file in files:
         if fault := _fault(folder / file.name, file):
-            raise BenchError(f"{folder / file.name} {fault}: run `{_fetch_command(name, root)}` to replace it")
+            raise BenchError(f"{folder / file.name} {fault}: run `{fetch_command(name, root)}` to replace it")
     return digests
 
 
@@ -308,7 +308,7 @@ def revision(name: str, root: Path | None = None) -> str:
     dataset, folder = _find(name, root)
     if isinstance(dataset, Dataset):
         return dataset.revision
-    return str(_pinned(dataset, folder, _fetch_command(name, root))["commit"])
+    return str(_pinned(dataset, folder, fetch_command(name, root))["commit"])
 
 
 def _files(dataset: Dataset | HubDataset, folder: Path, command: str) -> tuple[RemoteFile, ...]:
@@ -451,7 +451,8 @@ def _find(name: str, root: Path | None) -> tuple[Dataset | HubDataset, Path]:
     return DATASETS[name], (root or data_dir()) / name
 
 
-def _fetch_command(name: str, root: Path | None) -> str:
+def fetch_command(name: str, root: Path | None) -> str:
+    """The command line that fetches data set ``name`` into ``root``, or into the default folder."""
     return f"blip3o-bench data fetch {name}" + (f" --data-dir {root}" if root else "")
 
 

@@ -1,166 +1,199 @@
-"""A model behind an OpenAI-compatible server in place of one here: chat completions answer, image generations draw.
-
-Requests go through the openai package, which tries again what may pass: no answer in time, 408, 409, 429 and 5xx.
-"""
+"""A model behind an OpenAI-compatible server in place of one here: chat completions answer, image generations draw."""
 
 from __future__ import annotations
 
 import base64
 import io
 import json
-import os
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from benchmarks.images import UNREADABLE, open_image
-from benchmarks.judges.chat import KEY_VARIABLE, NO_CREDIT, brief, data_url, unreachable
+from benchmarks.judges.chat import data_url, highest_cost
+from benchmarks.server import BudgetError, Prices, Received, ReplyError, Server, Usage, read_completion
 from benchmarks.types import BenchError, Json, Sample
 
 if TYPE_CHECKING:
+    import openai
     from PIL import Image
 
 T = TypeVar("T")
 
 
-class ReplyError(Exception):
-    """The server sent something else than what was asked for."""
+@dataclass(frozen=True)
+class Request(Generic[T]):
+    """The arguments of one ``Server.ask``."""
+
+    send: Callable[[openai.OpenAI], str]
+    read: Callable[[str], Received[T]]
+    highest: float
 
 
-class _Endpoint:
-    """The server's name and address, and what its refusals mean."""
+class ModelEndpoint:
+    """A server, and what it is asked of a batch."""
 
-    def __init__(self, address: str, retries: int = 10) -> None:
+    def __init__(self, address: str, charges: Path, max_cost: float | None, priced: bool, attempts: int) -> None:
         """``address`` is the base URL, ``#`` and the server's name of the model: ``http://localhost:8000/v1#NAME``.
 
-        The key is taken from the environment variable OPENAI_API_KEY. Raises BenchError for another address.
+        The key is taken from the environment variable OPENAI_API_KEY. The file ``charges`` keeps what was asked and
+        what that cost; ``max_cost`` (US dollars) bounds it, over all processes and starts. What may pass is tried so
+        many times in all, with pauses as ``Server`` makes them. Raises BenchError for another address, and for a budget
+        of what is not ``priced``.
         """
-        import openai
-
-        url, _, self.model = address.partition("#")
-        if not url.startswith(("http://", "https://")) or not self.model:
+        url, _, model = address.partition("#")
+        if not url.startswith(("http://", "https://")) or not model:
             raise BenchError(f"{address!r} names no server and model: give one such as http://localhost:8000/v1#NAME")
-        self.url = url.rstrip("/")
-        self._client = openai.OpenAI(
-            base_url=self.url, api_key=os.environ.get(KEY_VARIABLE) or "EMPTY", max_retries=retries
+        if max_cost is not None and not priced:
+            raise BenchError("--max-model-cost needs --model-prices for openai-chat, --image-price for openai-images")
+        # An image may take minutes.
+        self._server = Server(
+            "model", url, model, charges, max_cost=max_cost, timeout=600.0, attempts=attempts, backoff=2.0
         )
-        # Connections are closed with the object, not whenever the garbage collector finds them.
-        weakref.finalize(self, self._client.close)
 
     def describe(self) -> Mapping[str, Json]:
         """The server's word is all that is known about the weights."""
-        return {"name": self.model, "base_url": self.url}
+        return {"name": self._server.model, "base_url": self._server.url}
+
+    def usage(self) -> Usage:
+        return self._server.ledger.usage()
 
     def _at_once(
-        self, ask: Callable[[Sample, int], T | Exception], samples: Sequence[Sample], seeds: Sequence[int]
+        self,
+        prepare: Callable[[Sample, int], Request[T] | Exception],
+        samples: Sequence[Sample],
+        seeds: Sequence[int],
     ) -> list[T | Exception]:
-        """A batch is asked together: its size is the number of requests at a time."""
+        """A batch is asked together: its size is the number of requests at a time.
+
+        Raises BudgetError before a batch that could pass the budget: nothing that was paid for is lost by it.
+        """
         with ThreadPoolExecutor(max(1, len(samples))) as pool:
-            return list(pool.map(lambda sample, seed: self._asked(ask, sample, seed), samples, seeds))
+            requests = list(pool.map(prepare, samples, seeds))
+            self._server.ledger.require([one.highest for one in requests if isinstance(one, Request)])
+            return list(pool.map(self._asked, requests))
 
-    def _asked(self, ask: Callable[[Sample, int], T | Exception], sample: Sample, seed: int) -> T | Exception:
-        """A user's error where the server would refuse every request, this sample's error where it refuses this one."""
-        import openai
-
+    def _asked(self, request: Request[T] | Exception) -> T | Exception:
+        """This sample's error where the server refuses this request, a user's error where it would refuse every one."""
+        if isinstance(request, Exception):
+            return request
         try:
-            return ask(sample, seed)
-        except openai.APIStatusError as error:
-            said = f"{self.model} at {self.url} answered {brief(error)}"
-            if error.status_code == 401:
-                raise BenchError(f"{said}: set {KEY_VARIABLE} to its key") from error
-            if error.status_code == 402 or error.code == NO_CREDIT:
-                raise BenchError(f"{said}: its account has no credit left") from error
-            if error.status_code == 404:
-                raise BenchError(f"{said}: give a model that it serves for this, and its base URL") from error
-            return error
-        except openai.APIConnectionError as error:
-            if unreachable(error):
-                raise BenchError(
-                    f"no server answers at {self.url}: start it, or correct its address; "
-                    "what is stored is kept, and the same command resumes"
-                ) from error
-            return error
-        except ReplyError as error:
+            return self._server.ask(request.send, request.read, request.highest)
+        except (ReplyError, BudgetError) as error:  # the budget's where a repetition, or another process, spent it
             return error
 
-    def _read(self, body: str, *path: str | int) -> str:
-        """The text that stands at ``path`` of a JSON reply. Raises ReplyError when there is none."""
-        try:
-            found = json.loads(body)
-            for step in path:
-                found = found[step]
-        except (ValueError, LookupError, TypeError):
-            found = None
-        if not isinstance(found, str):
-            raise ReplyError(f"{self.model} sent no {path[-1]} but {body[:80]!r}")
-        return found
 
-
-class ChatEndpoint(_Endpoint):
+class ChatEndpoint(ModelEndpoint):
     """Answers by ``/chat/completions``."""
 
+    def __init__(
+        self,
+        address: str,
+        charges: Path,
+        prices: Prices | None = None,
+        max_cost: float | None = None,
+        attempts: int = 6,
+    ) -> None:
+        """As ``ModelEndpoint``, at ``prices``."""
+        super().__init__(address, charges, max_cost, prices is not None, attempts)
+        self._prices = prices
+
     def answer(self, samples: Sequence[Sample], seeds: Sequence[int]) -> list[str | Exception]:
-        """One reply per sample, cut at its first stop string, or why there is none. Raises BenchError as above.
+        """One reply per sample, cut at its first stop string, or why there is none. Raises BenchError as ``Server.ask``
+        does, and BudgetError before the batch that could pass the budget.
 
         One message of the user: images first, as PNG, then the question. A sampled reply is asked for with the
         sample's seed, which a server may ignore.
         """
-        return self._at_once(self._answer, samples, seeds)
+        return self._at_once(self._question, samples, seeds)
 
-    def _answer(self, sample: Sample, seed: int) -> str | Exception:
+    def _question(self, sample: Sample, seed: int) -> Request[str] | Exception:
         import openai
 
         try:
-            images = [data_url(_png(open_image())) for open_image in sample.images]
+            images = [_png(open_image()) for open_image in sample.images]
         except UNREADABLE as error:
             return error
-        content: list[Json] = [{"type": "image_url", "image_url": {"url": url}} for url in images]
+        decoding = sample.decoding
+        content: list[Json] = [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in images]
         content.append({"type": "text", "text": sample.prompt})
-        response = self._client.chat.completions.with_raw_response.create(
-            model=self.model,
-            messages=[{"role": "user", "content": content}],
-            max_tokens=sample.decoding.max_new_tokens,
-            temperature=sample.decoding.temperature,
-            seed=seed if sample.decoding.temperature > 0 else openai.omit,
-        )
-        reply = self._read(response.text, "choices", 0, "message", "content")
+
+        def send(client: openai.OpenAI) -> str:
+            return client.chat.completions.with_raw_response.create(
+                model=self._server.model,
+                messages=[{"role": "user", "content": content}],
+                max_tokens=decoding.max_new_tokens,
+                temperature=decoding.temperature,
+                seed=seed if decoding.temperature > 0 else openai.omit,
+            ).text
+
+        highest = highest_cost(self._prices, [sample.prompt], images, decoding.max_new_tokens)
+        return Request(send, partial(self._reply, sample=sample), highest)
+
+    def _reply(self, body: str, sample: Sample) -> Received[str]:
+        """Where the server counts no tokens, the charge stays at its highest."""
+        reply, *tokens = read_completion(body)
+        cost = self._prices.cost(tokens[0], tokens[1]) if self._prices and any(tokens) else None
+        counted = {"prompt_tokens": tokens[0], "completion_tokens": tokens[1]}
+        if reply is None:
+            return Received(ReplyError(f"{self._server.model} sent no text but {body[:80]!r}"), cost, counted)
         for stop in sample.decoding.stop:
             reply = reply.split(stop)[0]
-        return reply
+        return Received(reply, cost, {"key": sample.id, **counted})
 
 
-class ImagesEndpoint(_Endpoint):
+class ImagesEndpoint(ModelEndpoint):
     """Draws by ``/images/generations``. That interface has no seed: a new run draws other images."""
 
-    def __init__(self, address: str, size: int | None = None, retries: int = 10) -> None:
-        """As ``ChatEndpoint``. ``size`` is that of both sides in pixels; None leaves it to the server."""
-        super().__init__(address, retries)
+    def __init__(
+        self,
+        address: str,
+        charges: Path,
+        size: int | None = None,
+        price: float | None = None,
+        max_cost: float | None = None,
+        attempts: int = 6,
+    ) -> None:
+        """As ``ModelEndpoint``, at a ``price`` in US dollars of each image that the server may have drawn.
+
+        ``size`` is that of both sides in pixels; None leaves it to the server.
+        """
+        super().__init__(address, charges, max_cost, price is not None, attempts)
         self.size = size
+        self._price = price
 
     def describe(self) -> Mapping[str, Json]:
         return {**super().describe(), "size": self.size, "seeded": False}
 
     def generate(self, samples: Sequence[Sample], seeds: Sequence[int]) -> list[Image.Image | Exception]:
         """One image per sample, or why there is none. Raises BenchError as ``ChatEndpoint`` does."""
-        return self._at_once(self._draw, samples, seeds)
+        return self._at_once(self._order, samples, seeds)
 
-    def _draw(self, sample: Sample, seed: int) -> Image.Image | Exception:
+    def _order(self, sample: Sample, seed: int) -> Request[Image.Image]:
         import openai
 
-        response = self._client.images.with_raw_response.generate(
-            model=self.model,
-            prompt=sample.prompt,
-            size=f"{self.size}x{self.size}" if self.size else openai.omit,
-            # OpenAI's own GPT models refuse the parameter, and send no URL anyway
-            # (platform.openai.com/docs/api-reference/images/create).
-            response_format=openai.omit if self.model.startswith("gpt-image") else "b64_json",
-        )
-        encoded = self._read(response.text, "data", 0, "b64_json")
+        def send(client: openai.OpenAI) -> str:
+            return client.images.with_raw_response.generate(
+                model=self._server.model,
+                prompt=sample.prompt,
+                size=f"{self.size}x{self.size}" if self.size else openai.omit,
+                # OpenAI's own GPT models refuse the parameter, and send no URL anyway
+                # (platform.openai.com/docs/api-reference/images/create).
+                response_format=openai.omit if self._server.model.startswith("gpt-image") else "b64_json",
+            ).text
+
+        return Request(send, partial(self._image, sample=sample), self._price or 0.0)
+
+    def _image(self, body: str, sample: Sample) -> Received[Image.Image]:
         try:
-            return open_image(io.BytesIO(base64.b64decode(encoded))).convert("RGB")
-        except UNREADABLE as error:
-            return error
+            encoded = json.loads(body)["data"][0]["b64_json"]
+            image = open_image(io.BytesIO(base64.b64decode(encoded))).convert("RGB")
+        except (ValueError, LookupError, TypeError, *UNREADABLE) as error:
+            return Received(ReplyError(f"{self._server.model} sent no image but {body[:80]!r}: {error}"))
+        return Received(image, row={"key": sample.id})
 
 
 def _png(image: Image.Image) -> bytes:

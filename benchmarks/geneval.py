@@ -528,7 +528,10 @@ def read_object_names(path: Path) -> tuple[str, ...]:
 def _lines(path: Path) -> list[str]:
     if not path.is_file():
         raise BenchError(f"{path} is not there: fetch GenEval's data or give its path")
-    return path.read_text(encoding="utf-8").splitlines()
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise BenchError(f"cannot read {path}: {error}") from error
 
 
 @dataclass(frozen=True)

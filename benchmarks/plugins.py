@@ -6,12 +6,13 @@ A package is imported when the user names its model or benchmark, and not before
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Literal
 
 from benchmarks.types import Answerer, BenchError, Benchmark, Generator
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from benchmarks.catalog import Data
 
 Group = Literal["models", "benchmarks"]
@@ -22,6 +23,8 @@ def found(group: Group) -> dict[str, EntryPoint]:
 
     Raises BenchError where two packages declare one name.
     """
+    from importlib.metadata import entry_points  # a fifth of the start-up, and --help needs none
+
     points: dict[str, EntryPoint] = {}
     for point in entry_points(group=f"blip3o_bench.{group}"):
         other = points.setdefault(point.name, point)

@@ -8,15 +8,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.runner import judge_of
-from benchmarks.types import BenchError, Benchmark, Json, Metric, Prediction, Sample, Score, Verdict
+from benchmarks.types import BenchError, Benchmark, Json, Sample
+from benchmarks.wrapped import Wrapped
 
 #: Keys under which a line may hold the new prompt, beside "prompt", the benchmark's own. detailed_caption is that of
 #: BLIP3-o's geneval_prompt.jsonl.
 NEW = ("rewritten_prompt", "detailed_caption")
 
 
-class Rewritten:
+class Rewritten(Wrapped):
     """A benchmark whose prompts a file rewrites, all of them. The file is a part of what the run records."""
 
     def __init__(self, benchmark: Benchmark, path: Path) -> None:
@@ -27,13 +27,7 @@ class Rewritten:
 
         Raises BenchError when it is none of these, or lacks a prompt.
         """
-        self.name, self.version, self.profile, self.task = (
-            benchmark.name,
-            benchmark.version,
-            benchmark.profile,
-            benchmark.task,
-        )
-        self._benchmark = benchmark
+        super().__init__(benchmark)
         self._originals = {sample.id: sample for sample in benchmark.samples()}
         new = _read(path)
         self._prompts = {
@@ -54,38 +48,13 @@ class Rewritten:
             "changed": len({s.prompt for s in self._originals.values() if self._prompts[s.id] != s.prompt}),
         }
 
-    @property
-    def judged_together(self) -> int:
-        """As the runner asks for it."""
-        return int(getattr(self._benchmark, "judged_together", 1))
-
     def describe(self) -> Mapping[str, Json]:
-        return {**self._benchmark.describe(), "rewrite": self._described}
-
-    def describe_judge(self) -> Json:
-        """As the runner asks for it."""
-        return judge_of(self._benchmark)
+        return {**super().describe(), "rewrite": self._described}
 
     def samples(self) -> list[Sample]:
         return [replace(sample, prompt=self._prompts[sample.id]) for sample in self._originals.values()]
 
-    def judge(self, samples: Sequence[Sample], predictions: Sequence[Prediction], folder: Path) -> Sequence[Verdict]:
-        return self._benchmark.judge(self._own(samples), predictions, folder)
-
-    def summarize(self, samples: Sequence[Sample], verdicts: Mapping[str, Verdict]) -> tuple[list[Score], list[Metric]]:
-        return self._benchmark.summarize(self._own(samples), verdicts)
-
-    def export(
-        self,
-        samples: Sequence[Sample],
-        predictions: Mapping[str, Prediction],
-        verdicts: Mapping[str, Verdict],
-        folder: Path,
-        out: Path,
-    ) -> None:
-        self._benchmark.export(self._own(samples), predictions, verdicts, folder, out)
-
-    def _own(self, samples: Sequence[Sample]) -> list[Sample]:
+    def own(self, samples: Sequence[Sample]) -> list[Sample]:
         return [self._originals[sample.id] for sample in samples]
 
 
@@ -93,8 +62,8 @@ def _read(path: Path) -> dict[str, str]:
     """Prompt, or what is asked for in its place (see ``_asked``), -> new prompt."""
     try:
         text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise BenchError(f"cannot read {path}: {error.strerror}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise BenchError(f"cannot read {path}: {error}") from error
     pairs = [pair for number, entry in _entries(text, path) for pair in _pairs(entry, path, number)]
     new: dict[str, str] = {}
     for key, prompt in pairs:

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 from urllib.parse import quote
 
 from benchmarks.types import BenchError, Json, Metric, Prediction, RunRecord, Score, Verdict
@@ -196,6 +196,11 @@ def _set_aside(folder: Path) -> None:
 
 
 def _check_same(root: Path, stored: RunSpec, spec: RunSpec) -> None:
+    if stored.benchmarks.keys() != spec.benchmarks.keys():
+        raise BenchError(
+            f"{root} is a run of {', '.join(stored.benchmarks)}, not of {', '.join(spec.benchmarks)}; "
+            "name the same benchmarks or another --out"
+        )
     difference = _difference(asdict(stored), json.loads(_document(asdict(spec))))
     if difference is not None:
         field, there, here = difference
@@ -219,6 +224,15 @@ def read_spec(root: Path) -> tuple[RunSpec, Environment]:
         return RunSpec(**content), Environment(**{**stored, **lists})
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise BenchError(f"{path} is not the spec of a run ({error}); use another --out") from error
+
+
+def _loaded(data: bytes) -> Any:
+    """Parsed JSON. ValueError also for NaN and Infinity, which Python's reader takes though JSON has none."""
+
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is no number of JSON")
+
+    return json.loads(data, parse_constant=refuse)
 
 
 def _difference(there: Json, here: Json, field: str = "") -> tuple[str, Json, Json] | None:
@@ -449,12 +463,12 @@ def _rows(path: Path, kind: type[Row]) -> Iterator[tuple[Row, bytes]]:
 def _parsed(path: Path, kind: type[Row], lines: Sequence[bytes], read: int) -> Iterator[tuple[Row, bytes]]:
     """The rows of ``lines``, before which ``read`` others were read."""
     try:
-        rows = json.loads(b"[" + b",".join(lines) + b"]")  # a third faster than line by line
+        rows = _loaded(b"[" + b",".join(lines) + b"]")  # a third faster than line by line
     except ValueError:
         rows = None
     for number, line in enumerate(lines):
         try:
-            values = rows[number] if rows is not None and len(rows) == len(lines) else json.loads(line)
+            values = rows[number] if rows is not None and len(rows) == len(lines) else _loaded(line)
             row = _row(kind, values)
         except (ValueError, TypeError, AttributeError) as error:
             raise BenchError(
@@ -510,7 +524,7 @@ def read_records(root: Path) -> list[RunRecord]:
     try:
         return [
             RunRecord(**{**record, "metrics": tuple(Metric(**metric) for metric in record["metrics"])})
-            for record in json.loads(data)["records"]
+            for record in _loaded(data)["records"]
         ]
     except (ValueError, TypeError, KeyError) as error:
         raise BenchError(f"{path} is damaged; blip3o-bench run --rescore --out {root} writes it again") from error

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-from benchmarks.runner import LongestFirst, judge_of
-from benchmarks.types import Benchmark, Json, Metric, Prediction, Sample, Score, Verdict
+from benchmarks.types import Benchmark, Json, Sample
+from benchmarks.wrapped import Wrapped
 
 
 def shares(sizes: Sequence[int], total: int) -> list[int]:
@@ -50,53 +49,18 @@ def drawn(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()
 
 
-class Subset:
+class Subset(Wrapped):
     """A benchmark of which ``stratified`` takes a part. Which one is in the record."""
 
     def __init__(self, benchmark: Benchmark, groups: int) -> None:
-        self.name, self.version, self.profile, self.task = (
-            benchmark.name,
-            benchmark.version,
-            benchmark.profile,
-            benchmark.task,
-        )
-        self.benchmark = benchmark
+        super().__init__(benchmark)
         self._samples = stratified(benchmark.samples(), groups)
-
-    @property
-    def judged_together(self) -> int:
-        """As the runner asks for it."""
-        return int(getattr(self.benchmark, "judged_together", 1))
-
-    def longest_first(self, samples: Sequence[Sample]) -> list[Sample]:
-        """As the runner asks for it."""
-        return self.benchmark.longest_first(samples) if isinstance(self.benchmark, LongestFirst) else list(samples)
 
     def describe(self) -> Mapping[str, Json]:
         ids = "\n".join(sample.id for sample in self._samples)
         groups = len({sample.group for sample in self._samples})
         subset = {"groups": groups, "samples": len(self._samples), "ids_sha256": drawn(ids)}
-        return {**self.benchmark.describe(), "subset": subset}
-
-    def describe_judge(self) -> Json:
-        """As the runner asks for it."""
-        return judge_of(self.benchmark)
+        return {**super().describe(), "subset": subset}
 
     def samples(self) -> Sequence[Sample]:
         return self._samples
-
-    def judge(self, samples: Sequence[Sample], predictions: Sequence[Prediction], folder: Path) -> Sequence[Verdict]:
-        return self.benchmark.judge(samples, predictions, folder)
-
-    def summarize(self, samples: Sequence[Sample], verdicts: Mapping[str, Verdict]) -> tuple[list[Score], list[Metric]]:
-        return self.benchmark.summarize(samples, verdicts)
-
-    def export(
-        self,
-        samples: Sequence[Sample],
-        predictions: Mapping[str, Prediction],
-        verdicts: Mapping[str, Verdict],
-        folder: Path,
-        out: Path,
-    ) -> None:
-        self.benchmark.export(samples, predictions, verdicts, folder, out)

@@ -338,7 +338,8 @@ def _pixels_digest(rows: Dataset) -> str:
 
 
 def _fetch_command(folder: Path, column: type[Understanding]) -> str:
-    return f"run `blip3o-bench data fetch {column.name} --data-dir {folder.parent}`"
+    root = None if folder.parent == datasets.data_dir() else folder.parent
+    return f"run `{datasets.fetch_command(column.name, root)}`"
 
 
 def _shards(folder: Path, column: type[Understanding]) -> list[Path]:

@@ -28,10 +28,12 @@ def study() -> None:
 @click.option("--images", "sources", multiple=True, required=True, metavar="NAME=DIR", help="A model's images; repeat.")
 @click.option("--prompts", required=True, type=click.Path(path_type=Path), help="Folder of ID.txt, or CSV id,prompt.")
 @click.option("--limit", type=click.IntRange(min=1), help="So many prompts, drawn at random.")
-@click.option("--title", default="Which image is better?", show_default=True)
+@click.option("--title", default="Which image is better?", show_default=True, help="Heading of the first page.")
 @click.option("--criteria", type=click.Path(path_type=Path, dir_okay=False), help="TOML; default: the paper's two.")
-@click.option("--rounds", type=click.IntRange(min=1), default=1, show_default=True)
-@click.option("--judgments", type=click.IntRange(min=1), default=3, show_default=True, help="Per pair and round.")
+@click.option("--rounds", type=click.IntRange(min=1), default=1, show_default=True, help="All is judged in each.")
+@click.option(
+    "--judgments", type=click.IntRange(min=1), default=3, show_default=True, help="Per pair, criterion, round."
+)
 @click.option("--ties/--no-ties", default=True, show_default=True, help="Whether no preference is a choice.")
 @click.option("--gold", type=click.IntRange(min=0), default=10, show_default=True, help="Per criterion.")
 @click.option("--gold-from", metavar="NAME", help="The model whose images gold is made of. Default: each in turn.")
@@ -50,7 +52,7 @@ def study() -> None:
 @click.option("--break-every", type=click.IntRange(min=1), default=100, show_default=True, help="Judgments.")
 @click.option("--sequential", is_flag=True, help="Show the administrator which model leads, with e-values.")
 @click.option("--consent", type=click.Path(path_type=Path, dir_okay=False), help="A text file of your own.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of sides, order, gold and --limit.")
 @click.option("--database", help="postgresql://USER@HOST/NAME. Default: SQLite in the folder.")
 def create(
     folder: Path,
@@ -124,15 +126,35 @@ def _sources(pairs: tuple[str, ...], option: str) -> dict[str, Path]:
 
 @study.command()
 @click.option("--judgments", type=click.IntRange(min=1), help="Per criterion. Default: what the margin needs.")
-@click.option("--margin", type=click.FloatRange(0, 1, min_open=True), default=0.08, show_default=True)
-@click.option("--prompts", type=click.IntRange(min=1), default=1065, show_default=True)
-@click.option("--ties", type=click.FloatRange(0, 1, max_open=True), default=0.07, show_default=True, help="Share.")
+@click.option(
+    "--margin",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.08,
+    show_default=True,
+    help="Net margin to be found: (wins - losses) / judgments.",
+)
+@click.option("--prompts", type=click.IntRange(min=1), default=1065, show_default=True, help="Of the study.")
+@click.option(
+    "--ties", type=click.FloatRange(0, 1, max_open=True), default=0.07, show_default=True, help="Share of ties."
+)
 @click.option("--icc", type=click.FloatRange(0, 1), default=0.3, show_default=True, help="Of judgments of one prompt.")
 @click.option(
     "--criteria", type=click.IntRange(min=1), default=2, show_default=True, help="Tests, for Holm's first step."
 )
-@click.option("--alpha", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.05, show_default=True)
-@click.option("--power", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.8, show_default=True)
+@click.option(
+    "--alpha",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.05,
+    show_default=True,
+    help="Two-sided, of all criteria together.",
+)
+@click.option(
+    "--power",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.8,
+    show_default=True,
+    help="Chance of finding a margin that is there.",
+)
 @click.option("--seconds", type=click.FloatRange(min=0), default=8.0, show_default=True, help="Per judgment.")
 def plan(
     judgments: int | None,
@@ -162,7 +184,9 @@ def plan(
 @STUDY
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
 @click.option("--admin", is_flag=True, help="For an administrator, who sees progress and judges nothing.")
-@click.option("--hours", type=click.FloatRange(min=0, min_open=True), default=72.0, show_default=True)
+@click.option(
+    "--hours", type=click.FloatRange(min=0, min_open=True), default=72.0, show_default=True, help="So long it is good."
+)
 @click.option("--url", default="http://localhost:8501", show_default=True, help="Where annotators reach the server.")
 def link(folder: Path, names: tuple[str, ...], admin: bool, hours: float, url: str) -> None:
     """Print a sign-in link, good once, for each annotator NAME; a new name is enrolled."""
@@ -238,7 +262,7 @@ def status(folder: Path) -> None:
 @click.option("--json", "form", flag_value="json", help="Every number with all its digits.")
 @click.option("--markdown", "form", flag_value="markdown", help="For a README.")
 @click.option("--html", "page", type=click.Path(path_type=Path, dir_okay=False), help="Write one self-contained page.")
-@click.option("--figure", type=click.Path(path_type=Path, dir_okay=False), help="Write the votes as bars: .pdf, .svg.")
+@click.option("--figure", type=click.Path(path_type=Path, dir_okay=False), help="Votes as bars (.pdf .svg .png).")
 def results(
     folder: Path | None,
     judgments: Path | None,

@@ -19,6 +19,7 @@ from human_study.claims import standing
 from human_study.folder import Study
 from human_study.store import Store
 from human_study.tables import Annotator, AssignmentRow, ImageRow, JudgmentRow, PairRow, Prompt, TaskRow
+from reports.tables import csv_cell
 
 #: Columns of an export, with their types in Parquet. One row per judgment ever made, undone ones too.
 COLUMNS = {
@@ -120,7 +121,8 @@ def _write_csv(store: Store, out: Path) -> int:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         for row in rows(store):
-            writer.writerow(row)
+            # Not ids and models: an analysis looks them up elsewhere. Parquet has every prompt as it is.
+            writer.writerow({**row, "prompt": csv_cell(row["prompt"])})
             written += 1
     return written
 

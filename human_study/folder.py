@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine
+from tqdm import tqdm
 
 from benchmarks.types import BenchError
 from human_study import database, design, images, store
@@ -155,8 +156,10 @@ def _prepare_images(
     def load(model: str, prompt: str) -> Image.Image:
         return images.load(files[model][prompt], plan.pixels, grid=model in plan.grids)
 
+    wanted = [(prompt, model) for model in plan.models for prompt in prompts]
     stored = {
-        (prompt, model, ""): images.save(load(model, prompt), folder) for model in plan.models for prompt in prompts
+        (prompt, model, ""): images.save(load(model, prompt), folder)
+        for prompt, model in tqdm(wanted, "images", unit="image", disable=None)
     }
     for pair, other in gold:
         criterion = plan.criterion(str(pair.criterion))

@@ -77,7 +77,7 @@ def spoilt(image: Image.Image, seed: str) -> Image.Image:
 
 
 def save(image: Image.Image, folder: Path) -> StoredImage:
-    """Write ``folder/images/SHA256.png`` unless it is there."""
+    """Write ``folder/images/SHA256.png`` unless it is there. Raises BenchError where the disk does not take it."""
     buffer = io.BytesIO()
     # A new image: one that was opened keeps what its file said about it, and would write it again.
     clean = Image.frombytes("RGB", image.size, image.tobytes())
@@ -85,10 +85,13 @@ def save(image: Image.Image, folder: Path) -> StoredImage:
     stored = StoredImage(hashlib.sha256(buffer.getvalue()).hexdigest(), *image.size)
     target = path(folder, stored.sha256)
     if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_suffix(f".{os.getpid()}")
-        temporary.write_bytes(buffer.getvalue())
-        temporary.replace(target)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(buffer.getvalue())
+            temporary.replace(target)
+        except OSError as error:
+            raise BenchError(f"cannot write {target}: {error.strerror}") from error
     return stored
 
 

@@ -238,7 +238,9 @@ def agreement(store: Store) -> list[Criterion]:
         for one in _standing(store):
             if one.kind == "main" and one.criterion == criterion.key and one.choice != "skip":
                 votes[one.pair, one.round][one.image] += 1
-        counts = [[of_pair[image] for image in ("first", "second", "tie")] for of_pair in votes.values()]
+        # As in the results, a category that never occurs is none: it would change AC1's notion of chance.
+        used = [image for image in ("first", "second", "tie") if any(of_pair[image] for of_pair in votes.values())]
+        counts = [[of_pair[image] for image in used] for of_pair in votes.values()]
         several = sum(sum(of_pair) > 1 for of_pair in counts)
         if not several:
             reports.append(Criterion(criterion.title, 0, None, None, None))

@@ -191,7 +191,8 @@ def create(
             for task in design.tasks(plan, main)
         ]
         connection.execute(insert(TaskRow), tasks)
-        audit.append(connection, study_id, now, "study", "created", {"design": plan.to_json()})
+        payload = {"design": plan.to_json(), "contents": audit.contents(connection, study_id)}
+        audit.append(connection, study_id, now, "study", "created", payload)
     return study_id
 
 
@@ -316,7 +317,7 @@ class Store:
             if vote.submit_uuid != submit_uuid(self.id, assignment.id, len(chain)):
                 raise RefusedError("the vote is not for the page that was sent last")
             surplus = self._close_task(connection, annotator, assignment.task_id, skipped=vote.choice == "skip")
-            self._insert(connection, annotator, "judgment", vote, chain[-1].id if chain else None, surplus)
+            self._insert(connection, assignment, "judgment", vote, chain[-1].id if chain else None, surplus)
             connection.execute(_SET_DONE, {"assignment": assignment.id, "now_done": True})
         return True
 
@@ -336,7 +337,7 @@ class Store:
                 return False
             chain = self._chain(connection, last.id)
             undo = Undo(last.id, submit_uuid(self.id, last.id, len(chain)))
-            self._insert(connection, annotator, "undo", undo, chain[-1].id, surplus=False)
+            self._insert(connection, last, "undo", undo, chain[-1].id, surplus=False)
             connection.execute(_SET_DONE, {"assignment": last.id, "now_done": False})
         return True
 
@@ -348,7 +349,11 @@ class Store:
             raise RefusedError("no such time")
         if vote.choice != "skip" and vote.ms_total < self.design.minimum_view_ms:
             raise RefusedError("the images were not looked at for the time that the study asks")
-        if len(json.dumps(vote.page)) > LARGEST_PAGE:
+        try:
+            told = json.dumps(vote.page, allow_nan=False)
+        except ValueError as error:  # NaN is no JSON: PostgreSQL would not take it, nor would readers of an export
+            raise RefusedError("no such page") from error
+        if len(told) > LARGEST_PAGE:
             raise RefusedError("more about the page than any page sends")
 
     def _locked(self, connection: Connection, annotator: int, assignment: int) -> Row[AssignmentRow]:
@@ -397,7 +402,7 @@ class Store:
     def _insert(
         self,
         connection: Connection,
-        annotator: int,
+        assignment: Row[AssignmentRow],
         event: Literal["judgment", "undo"],
         row: Vote | Undo,
         supersedes: int | None,
@@ -417,8 +422,8 @@ class Store:
                 "page": dict(row.page),
             },
         ).one()
-        payload = audit.judgment_payload(stored)
-        audit.append(connection, self.id, stored.created_at, f"annotator {annotator}", event, payload)
+        payload = audit.judgment_payload(stored, assignment)
+        audit.append(connection, self.id, stored.created_at, f"annotator {assignment.annotator_id}", event, payload)
 
     # Images
 

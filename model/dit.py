@@ -10,12 +10,13 @@ In the right-hand column: B batch, N tokens of the map, M tokens of the conditio
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.embeddings import PixArtAlphaTextProjection, TimestepEmbedding, get_timestep_embedding
+from diffusers.models.embeddings import PixArtAlphaTextProjection, TimestepEmbedding
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -153,8 +154,7 @@ class TimeCaptionEmbedding(nn.Module):
         self.caption_embedder = nn.Sequential(nn.LayerNorm(dim, eps=EPS), nn.Linear(dim, time_dim))
 
     def forward(self, timestep: Tensor, pooled: Tensor) -> Tensor:
-        waves = get_timestep_embedding(timestep, FREQUENCIES, flip_sin_to_cos=True, downscale_freq_shift=0)
-        return self.timestep_embedder(waves.to(pooled.dtype)) + self.caption_embedder(pooled)  # (B, T)
+        return self.timestep_embedder(sinusoids(timestep).to(pooled.dtype)) + self.caption_embedder(pooled)  # (B, T)
 
 
 class PatchEmbedder(nn.Module):
@@ -231,6 +231,19 @@ class NextDiT(nn.Module):
     def forward(self, x: Tensor, timestep: Tensor, condition: Tensor) -> Tensor:
         """One step, condition (B, M, W) included, as training takes it."""
         return self.velocity(x, timestep, self.context(condition))
+
+
+def sinusoids(timestep: Tensor) -> Tensor:
+    """Cosines and sines (B, FREQUENCIES) in float32 that encode timesteps (B).
+
+    As diffusers' get_timestep_embedding, but for a float32 exp() that is rounded correctly: each CPU has its own last
+    bits there, and a timestep of 1000 makes 1000 times as much of them.
+    """
+    half = FREQUENCIES // 2
+    exponents = -math.log(10000) * torch.arange(half, dtype=torch.float32, device="cpu") / half
+    frequencies = exponents.double().exp().float().to(timestep.device)
+    angles = timestep[:, None].float() * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
 def rope_2d(height: int, width: int, head_width: int, theta: float = 10000.0) -> Tensor:

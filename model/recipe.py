@@ -77,7 +77,7 @@ def read_recipe(path: Path) -> Recipe:
         table = tomllib.loads(path.read_text())
     except FileNotFoundError:
         raise RecipeError(f"no recipe {path}") from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not TOML: {error}") from error
     recipe = from_table(Recipe, table, str(path))
     for name in ("steps", "batch_size", "accumulation", "save_every", "keep_last", "log_every"):

@@ -27,7 +27,8 @@ def junit(gated: Gated) -> str:
         case = ElementTree.SubElement(suite, "testcase", classname="gate", name="metrics")
         ElementTree.SubElement(case, "error", message=summary(gated))
     for one in gated.metrics:
-        case = ElementTree.SubElement(suite, "testcase", classname=one.benchmark, name=_xml(one.metric or "present"))
+        names = {"classname": _xml(one.benchmark), "name": _xml(one.metric or "present")}
+        case = ElementTree.SubElement(suite, "testcase", names)
         if one.verdict == "pass":
             ElementTree.SubElement(case, "system-out").text = _xml(one.reason)
         else:

@@ -20,7 +20,7 @@ from reports.composition import Composed, Items, compose, pair
 from reports.examples import Example, Picture, choose, example, outcome, picture
 from reports.runs import headline, kind
 from reports.statistics import holm
-from reports.tables import Table, as_text, number, suite_notes
+from reports.tables import Table, as_text, number, shortened, suite_notes
 
 #: How far a stored value may lie from what its scores give, as a share of full marks: MMMU's is rounded to five
 #: decimals (mmmu_aggregate_results, lmms_eval/tasks/mmmu/utils.py).
@@ -136,17 +136,13 @@ def unlike(pairs: Iterable[tuple[RunRecord, RunRecord]], but: Sequence[str] = ()
             if values[0] != values[1] and key not in but:
                 found.setdefault((key, *values), []).append(pair_[0].benchmark)
     return [
-        f"{key} is {_brief(one)} and {_brief(another)} ({', '.join(benchmarks)})"
+        f"{key} is {shortened(one)} and {shortened(another)} ({', '.join(benchmarks)})"
         for (key, one, another), benchmarks in found.items()
     ]
 
 
 def _told(record: RunRecord) -> dict[str, str]:
     return {"suite": record.suite, "seed": str(record.seed), **dict(kind(record).details)}
-
-
-def _brief(text: str) -> str:
-    return text if len(text) <= 40 else f"{text[:39]}…"
 
 
 def differences(first: RunRecord, second: RunRecord, items: Items) -> list[MetricDifference]:
@@ -364,8 +360,7 @@ class Section:
 def html(compared: ComparedRuns, samples: Mapping[str, Sequence[Sample]] | None = None) -> str:
     """One self-contained page: the table, and flipped samples with both answers or images side by side.
 
-    ``samples``, by benchmark, give prompts, gold answers and input images, which a run does not store. Raises
-    BenchError for a lost image.
+    ``samples``, by benchmark, give prompts, gold answers and input images, which a run does not store.
     """
     from reports.page import page
 
@@ -375,6 +370,8 @@ def html(compared: ComparedRuns, samples: Mapping[str, Sequence[Sample]] | None 
         if (flips := compared.flips[record.benchmark])
     ]
     names = compared.first.resolve().name, compared.second.resolve().name
+    if names[0] == names[1]:  # old/run and new/run
+        names = str(compared.first), str(compared.second)
     return page(
         "compare.html.j2",
         {"first": names[0], "second": names[1], "table": difference_table(compared), "sections": sections},

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Mask: TypeAlias = "NDArray[np.bool_]"
+Names: TypeAlias = "NDArray[np.str_]"
 #: What one value stands for: a sample; the samples of a group, by their mean; MME's image, by its marks; MMBench's
 #: question, right if all its rotations are.
 Unit = Literal["sample", "group mean", "image marks", "all right"]
@@ -165,8 +166,8 @@ class Composed:
     group: Codes
     samples: Codes
     full_marks: float
-    stratum: Codes | None = None
-    weights: Mapping[int, float] | None = None
+    stratum: Names | None = None
+    weights: Mapping[str, float] | None = None
 
     @cached_property
     def paired(self) -> Composed | None:
@@ -213,7 +214,7 @@ class Composed:
     @property
     def _shares(self) -> Floats:
         """What each unit counts in the average."""
-        stratum = np.zeros(len(self.group), dtype=np.intp) if self.stratum is None else self.stratum
+        stratum = np.full(len(self.group), "") if self.stratum is None else self.stratum
         names, code = np.unique(stratum, return_inverse=True)
         result: Floats = (shares(names.tolist(), self.weights) / np.bincount(code))[code]
         return result
@@ -300,16 +301,12 @@ def _whole(rule: Rule, profile: str, units: Composed, stratum: Codes, kept: Mask
     plain = _of(units, kept, rule.full_marks)
     if rule.average == "mean":
         return plain
-    stratified = replace(plain, stratum=stratum[kept])
+    names = np.array(strata)[stratum[kept]]
+    stratified = replace(plain, stratum=names)
     if rule.average == "sum of strata":
-        present = np.unique(stratum[kept]).tolist()
-        weights = dict.fromkeys(present, 1.0)
-        return replace(stratified, weights=weights, full_marks=rule.full_marks * len(present))
+        weights = dict.fromkeys(names.tolist(), 1.0)
+        return replace(stratified, weights=weights, full_marks=rule.full_marks * len(weights))
     if rule.average == "weighted strata" and profile in rule.weights:
-        # A category without a sample gets a number too: its weight, which no unit fills, leaves the metric without
-        # a value.
-        names = list(dict.fromkeys([*strata, *rule.weights[profile]]))
-        return replace(
-            stratified, weights={names.index(name): weight for name, weight in rule.weights[profile].items()}
-        )
+        # The weight of a category without a sample, which no unit fills, leaves the metric without a value.
+        return replace(stratified, weights=rule.weights[profile])
     return stratified

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from benchmarks.types import BenchError, Json, Prediction, Sample, Score, Verdict
+from benchmarks.types import Json, Prediction, Sample, Score, Verdict
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -110,12 +110,17 @@ def choose(scores: Sequence[Score], seed: int) -> list[Score]:
 def example(
     score: Score, prediction: Prediction | None, verdict: Verdict | None, sample: Sample | None, folder: Path
 ) -> Example:
-    """Put together what is known of one sample. ``folder`` is the benchmark's; raises BenchError for a lost image."""
+    """Put together what is known of one sample. ``folder`` is the benchmark's. An image that is lost or damaged is
+    named in ``error``: runs are often copied without their images."""
     finding = verdict.finding if verdict else None
     pictures = [picture(image(), ()) for image in sample.images] if sample else []
-    if prediction and prediction.image:
-        pictures.append(picture(_open(folder / prediction.image), boxes(finding)))
     errors = [row.error for row in (prediction, verdict) if row and row.error]
+    if prediction and prediction.image:
+        drawn = _opened(folder / prediction.image)
+        if isinstance(drawn, str):
+            errors.append(f"the image {prediction.image} {drawn}")
+        else:
+            pictures.append(picture(drawn, boxes(finding)))
     gold = sample.meta.get("answer") if sample else None
     return Example(
         id=score.id,
@@ -126,7 +131,7 @@ def example(
         prompt=sample.prompt if sample else None,
         reply=prediction.text if prediction else None,
         gold=None if gold is None else str(gold),
-        error=errors[0] if errors else None,
+        error="; ".join(errors) or None,
         questions=questions(finding),
         judged=judged(finding),
         pictures=tuple(pictures),
@@ -193,12 +198,15 @@ def picture(image: Image.Image, found: tuple[Box, ...]) -> Picture:
     return Picture(uri, width, height, found)
 
 
-def _open(path: Path) -> Image.Image:
+def _opened(path: Path) -> Image.Image | str:
+    """The image, or why there is none."""
     from PIL import Image, ImageOps
 
     try:
         with Image.open(path) as image:
             # Detectors see images turned as EXIF says (mmcv.imread), so their boxes are in those pixels.
             return ImageOps.exif_transpose(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BenchError(f"cannot show {path}: {error}; resume the run to make the image again") from error
+    except FileNotFoundError:
+        return "is not there"
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return "cannot be read"

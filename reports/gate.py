@@ -394,8 +394,9 @@ def multiplicity(gated: Gated) -> tuple[str, ...]:
     if not tests:
         return ()
     alpha = max(one.gate.alpha for one in tests)
+    told = "1 test" if len(tests) == 1 else f"{len(tests)} tests"
     return (
-        f"{len(tests)} tests, Holm's correction: equally good runs fail with probability {alpha:g} at most; if one is "
+        f"{told}, Holm's correction: equally good runs fail with probability {alpha:g} at most; if one is "
         f"worse by its margin, a non-inferiority gate passes with probability {alpha:g} at most",
     )
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from reports.tables import straight
+
 _FOLDER = Path(__file__).parent
 
 
@@ -29,4 +31,5 @@ def page(template: str, values: Mapping[str, Any]) -> str:
     )
     script = (_FOLDER / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-    return environment.get_template(template).render(script=Markup(script), script_digest=digest, **values)
+    filled = environment.get_template(template).render(script=Markup(script), script_digest=digest, **values)
+    return straight(filled).encode("utf-8", "replace").decode("utf-8")  # a reply may hold half a surrogate pair

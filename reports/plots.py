@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from html import escape
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Literal
 
 from benchmarks.types import BenchError, Metric
 from reports.published import Comparison, Published
-from reports.tables import label, number
+from reports.tables import label, number, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,6 +37,7 @@ _MARKERS = ("o", "s", "^", "D", "v", "P")
 _DASHES: tuple[Literal["-", "--", "-.", ":"], ...] = ("-", "--", "-.", ":")
 Look = tuple[str, str, Literal["-", "--", "-.", ":"]]  # color, marker, dash
 WIDTH = 4.6  # inches; 331 pt, about the width of a phone
+NOTE = 60  # characters of 8 pt in a line of that width, beside the axis
 
 #: Where the scale of a unit ends, if it does.
 _ENDS = {"fraction": 1.0, "percent": 100.0}
@@ -82,7 +85,7 @@ def bars(metrics: Sequence[Metric]) -> Figure:
 def _bar(axes: Axes, row: int, metric: Metric) -> None:
     text = number(metric.value, metric.unit) if metric.value is not None else "not scored"
     place = ("axes fraction", "data")
-    axes.annotate(label(metric), (0, row - 0.3), xycoords=place, ha="left", va="bottom", color=INK)
+    axes.annotate(shortened(label(metric), 50), (0, row - 0.3), xycoords=place, ha="left", va="bottom", color=INK)
     axes.annotate(text, (1, row - 0.3), xycoords=place, ha="right", va="bottom", color=INK)
     if metric.value is not None:
         axes.barh(row, metric.value, height=0.34, color=SCORE, alpha=0.35)
@@ -122,13 +125,17 @@ def _lines(axes: Axes, panel: Panel, looks: Mapping[str, Look]) -> None:
         for at, point in zip(x, points, strict=True):
             if point.low is not None and point.high is not None:
                 axes.plot([at, at], [point.low, point.high], color=color, linewidth=1, alpha=0.6)
-    axes.set_title(panel.title, loc="left", fontsize=10, color=INK, pad=18)
-    axes.annotate(panel.note, (0, 1), (0, 5), "axes fraction", "offset points", color=SOFT, fontsize=8)
+    note = wrap(panel.note, NOTE) or [""]
+    axes.set_title(panel.title, loc="left", fontsize=10, color=INK, pad=8 + 10 * len(note))
+    axes.annotate("\n".join(note), (0, 1), (0, 5), "axes fraction", "offset points", color=SOFT, fontsize=8)
     axes.set_xlabel(panel.x_label)
     axes.set_ylabel(panel.unit)
     axes.grid(color=RULE, linewidth=0.8)
     axes.margins(x=0.06)
     shown = [point.x for points in panel.series.values() for point in points]
+    if not shown:
+        axes.set(xticks=[], yticks=[])
+        axes.text(0.5, 0.5, "not scored", ha="center", transform=axes.transAxes)
     if any(isinstance(x, datetime) for x in shown):
         _dates(axes)
     if len(set(shown)) == 1:  # one run: a day, or a step, to either side
@@ -139,7 +146,7 @@ def _legend(looks: Mapping[str, Look]) -> list[Line2D]:
     from matplotlib.lines import Line2D
 
     return [
-        Line2D([], [], color=color, linestyle=dash, marker=marker, ms=4.5, label=name)
+        Line2D([], [], color=color, linestyle=dash, marker=marker, ms=4.5, label=shortened(name))
         for name, (color, marker, dash) in looks.items()
     ]
 
@@ -193,7 +200,8 @@ def _strip(axes: Axes, shown: Sequence[Comparison], published: Sequence[Publishe
 def embed(figure: Figure, description: str) -> str:
     """The figure as an ``<svg>`` element that takes its colors from the page; ``description`` is read aloud."""
     buffer = io.StringIO()
-    with style():
+    with style(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # the reader's fonts draw the text, not ours
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = re.sub(r"<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.DOTALL)
     svg = re.sub(r' id="[a-zA-Z]+[a-zA-Z0-9.]*_\d+"', "", svg)  # figure_1 would be there once per chart of the page

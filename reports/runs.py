@@ -7,13 +7,13 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.store import read_records, read_spec
 from benchmarks.types import BenchError, Metric, RunRecord
 from reports.published import is_headline
-from reports.tables import leaves
+from reports.tables import leaves, shortened
 
 #: How a name tells a training step.
 STEP = r"(?:step|checkpoint)[-_]?(\d+)"
@@ -21,7 +21,7 @@ STEP = r"(?:step|checkpoint)[-_]?(\d+)"
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A complete run; ``name`` is its folder's path below the folder that was searched."""
+    """A complete run; ``name`` is its folder's path below the folder that was searched, ``started`` is in UTC."""
 
     name: str
     folder: Path
@@ -53,13 +53,21 @@ def find_runs(root: Path) -> tuple[list[StoredRun], dict[str, str]]:
     for folder in _run_folders(root):
         name = str(folder.relative_to(root)) if folder != root else folder.resolve().name
         try:
-            started = datetime.fromisoformat(read_spec(folder)[1].started)
-            runs.append(StoredRun(name, folder, started, tuple(read_records(folder))))
+            runs.append(StoredRun(name, folder, _started(folder), tuple(read_records(folder))))
         except BenchError as error:
             left_out[name] = str(error)
     if not runs:
         raise BenchError(f"{root} holds no complete run; blip3o-bench run --out {root}/NAME makes one")
     return runs, left_out
+
+
+def _started(folder: Path) -> datetime:
+    """In UTC, so that runs of several machines are in their order."""
+    told = read_spec(folder)[1].started
+    try:
+        return datetime.fromisoformat(told).astimezone(UTC)
+    except (ValueError, TypeError) as error:
+        raise BenchError(f"{folder}/spec.json does not say when the run was started: {told!r} is no date") from error
 
 
 def _run_folders(root: Path) -> Iterator[Path]:
@@ -104,7 +112,7 @@ def _brief(key: str, text: str) -> str:
         return f"no {key}"
     if re.fullmatch(r"[0-9a-f]{32,}", text):
         return f"{key} {text[:8]}"
-    return f"{key} {text if len(text) <= 40 else text[:39] + '…'}"
+    return f"{key} {shortened(text)}"
 
 
 def headline(record: RunRecord) -> list[Metric]:

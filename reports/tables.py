@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -188,6 +189,16 @@ def label(metric: Metric) -> str:
     return metric.name if metric.higher_is_better else f"{metric.name} (lower is better)"
 
 
+def shortened(text: str, most: int = 40) -> str:
+    """So many characters at most, for a label or the middle of a sentence."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def straight(text: str) -> str:
+    """``text`` with its bidirectional controls as their escapes: a name must not turn round the sentence it is in."""
+    return re.sub("[\u202a-\u202e\u2066-\u2069]", lambda found: printable(found[0]), text)
+
+
 def as_published(value: float | None, published: Published, signed: bool = False) -> str:
     """A number with one decimal more than the published one was printed with, or a dash."""
     decimals = len(published.printed.partition(".")[2]) + 1
@@ -219,11 +230,11 @@ def _csv(rows: Sequence[Mapping[str, Json]]) -> str:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
-    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
+    writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in rows)
     return buffer.getvalue().rstrip("\n")
 
 
-def _cell(value: Json) -> Json:
+def csv_cell(value: Json) -> Json:
     """A text that a spreadsheet would take for a formula begins with an apostrophe instead (OWASP, CSV injection)."""
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
@@ -232,16 +243,17 @@ def _json(value: Json) -> str:
     return json.dumps(value, indent=1, sort_keys=True, allow_nan=False)
 
 
-_MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\`*_{}[]<>#|~"} | {"\n": " "})
+_MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\`*_{}[]<>#|~&"} | {"\n": " ", "\r": " "})
 _LATEX = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}
-    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\n": " "}
-    | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\n": " ", "\r": " "}
+    # After the end of a row, a bracket would begin its options.
+    | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "[": "{[}", "*": "{*}"}
 )
 
 
 def _markdown(text: str) -> str:
-    return text.translate(_MARKDOWN)
+    return straight(text).translate(_MARKDOWN)
 
 
 def _latex(text: str) -> str:

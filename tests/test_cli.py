@@ -12,17 +12,19 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-import blip3o_bench
 from benchmarks import catalog
 from benchmarks.judges.chat import Replay
 from benchmarks.types import BenchError
+from blip3o_bench import main, models
+from blip3o_bench.run import _share_cores
+from tests.benchmarks.test_endpoint import serving
 from tests.fakes import FakeAnswerer, FakeBenchmark, FakeGenerator
 
 ROOT = Path(__file__).parents[1]
 
 
 def call(*arguments: str | Path | int) -> Result:
-    return CliRunner().invoke(blip3o_bench.main, [str(argument) for argument in arguments])
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 @pytest.fixture
@@ -33,7 +35,7 @@ def generator(monkeypatch: pytest.MonkeyPatch) -> FakeGenerator:
         monkeypatch.setitem(catalog.BENCHMARKS, (suite, "fake"), lambda data: FakeBenchmark())
         monkeypatch.setitem(catalog.BENCHMARKS, (suite, "questions"), lambda data: questions())
         monkeypatch.setitem(catalog.SUITES, suite, ("fake", "questions"))
-    monkeypatch.setattr(blip3o_bench, "load_model", lambda spec, running: model)
+    monkeypatch.setattr(models, "load_model", lambda *given: model)
     return model
 
 
@@ -70,6 +72,14 @@ def test_help_needs_neither_torch_nor_numpy() -> None:
             ["run", "--judge", "http://localhost:1/v1", "--judge-model", "m", "--max-judge-cost", "1"],
             "--max-judge-cost needs the judge's prices",
         ),
+        (["run", "--max-model-cost", "1"], "--max-model-cost needs --model-prices of openai-chat"),
+        (["run", "--steps", "4"], "--steps is for diffusers alone"),
+        (["run", "--judge-prices", "-1", "2"], "-1.0 is not in the range x>=0"),
+        (["run", "--max-judge-cost", "nan"], "nan is no amount of money"),
+        (["run", "--judge-model", "m"], "--judge-model, --judge-prices and --max-judge-cost belong to --judge"),
+        (["report", "docs/img/report.png"], "cannot read docs/img/report.png: "),
+        (["run", "--model-prices", "1", "2"], "--model-prices is for openai-chat alone"),
+        (["run", "--model", "openai-chat:http://localhost:1/v1#m", "--image-price", "1"], "is for openai-images alone"),
         (["run", "--judge", "local:nowhere"], "nowhere is neither a folder nor owner/name"),
         (["run", "--profile", "lmms-0.1"], "Invalid value for '--profile'"),
         (["walk"], "No such command 'walk'"),
@@ -164,7 +174,7 @@ def test_rescore_needs_no_model(tmp_path: Path, generator: FakeGenerator, monkey
     call("run", "fake", "--out", tmp_path)
     strict = FakeBenchmark(threshold=2.0)
     monkeypatch.setitem(catalog.BENCHMARKS, ("toy", "fake"), lambda data: strict)
-    monkeypatch.delattr(blip3o_bench, "load_model")
+    monkeypatch.delattr(models, "load_model")
     done = call("run", "--rescore", "--out", tmp_path, "--json")
     assert done.exit_code == 0
     assert json.loads(done.stdout)["records"][0]["metrics"][0]["value"] == 0.0
@@ -204,7 +214,7 @@ def test_a_bug_is_no_users_error(tmp_path: Path, generator: FakeGenerator, monke
     def broken(*arguments: object) -> FakeAnswerer:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(blip3o_bench, "load_model", broken)
+    monkeypatch.setattr(models, "load_model", broken)
     done = call("run", "fake", "--out", tmp_path)
     assert (done.exit_code, type(done.exception)) == (1, ZeroDivisionError)
 
@@ -216,11 +226,24 @@ def test_a_package_that_is_not_installed_is_named(
     def incomplete(*arguments: object) -> FakeAnswerer:
         raise ModuleNotFoundError(f"No module named {module!r}", name=module)
 
-    monkeypatch.setattr(blip3o_bench, "load_model", incomplete)
+    monkeypatch.setattr(models, "load_model", incomplete)
     done = call("run", "fake", "--out", tmp_path)
     assert done.exit_code == exit_code
     named = "error: the package torch is not installed: run pip install 'blip3o-bench[all]'\n"
     assert (done.stderr == named) == (exit_code == 2)
+
+
+def test_a_models_budget_stops_a_run_that_goes_on_with_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(catalog.BENCHMARKS, ("toy", "fake"), lambda data: FakeBenchmark(groups=2))
+    monkeypatch.setitem(catalog.SUITES, "toy", ("fake",))
+    with serving() as server:
+        model = ("--suite", "toy", "--model", f"openai-images:{server.address}", "--batch-size", 2, "--out", tmp_path)
+        stopped = call("run", *model, "--image-price", 1, "--max-model-cost", 3)
+        assert (stopped.exit_code, stopped.stdout, len(server.asked)) == (2, "", 2)
+        assert "raise --max-model-cost" in stopped.stderr
+        done = call("run", *model, "--image-price", 1, "--max-model-cost", 4)
+        assert (done.exit_code, len(server.asked)) == (0, 4)
+    assert done.stderr.endswith("model: 4 replies, 0 + 0 tokens, 4.00 US dollars at most\n")
 
 
 def test_report_writes_a_page(tmp_path: Path, generator: FakeGenerator) -> None:
@@ -248,10 +271,10 @@ def test_processes_of_torchrun_share_the_cores(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("benchmarks.environment.usable_cores", lambda: 16)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    blip3o_bench._share_cores()
+    _share_cores()
     assert os.environ["OMP_NUM_THREADS"] == "7"
     monkeypatch.delenv("OMP_NUM_THREADS")
-    blip3o_bench._share_cores()
+    _share_cores()
     assert os.environ["OMP_NUM_THREADS"] == "5"
 
 
@@ -282,7 +305,13 @@ def test_the_contact_sheet_shows_every_tag(tmp_path: Path) -> None:
 def test_data_list_says_what_is_not_fetched(tmp_path: Path) -> None:
     done = call("data", "list", "--data-dir", tmp_path)
     assert done.exit_code == 0
-    assert any("geneval" in line and "not fetched" in line for line in done.stdout.splitlines())
+    folder, *lines = done.stdout.splitlines()
+    assert folder == f"in {tmp_path}"
+    (line,) = (line for line in lines if line.startswith("geneval "))
+    assert line.endswith(f"not fetched: blip3o-bench data fetch geneval --data-dir {tmp_path}")
+    every = call("data", "verify", "--data-dir", tmp_path)
+    assert every.exit_code == 0
+    assert "geneval is not fetched\n" in every.stderr
     absent = call("data", "verify", "geneval", "--data-dir", tmp_path)
     assert absent.exit_code == 2
     assert "blip3o-bench data fetch geneval" in absent.stderr
@@ -306,3 +335,13 @@ def test_an_official_results_file_is_reported_with_its_summary_and_intervals(tmp
     (tmp_path / "other.jsonl").write_text("{}\n")
     wrong = call("report", tmp_path / "other.jsonl")
     assert (wrong.exit_code, "line 1 is not a line of GenEval" in wrong.stderr) == (2, True)
+
+
+def test_a_fault_of_the_gate_itself_does_not_end_as_worse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr("reports.gate.gate", broken)
+    done = call("gate", tmp_path, "--baseline", tmp_path)
+    assert done.exit_code == 2
+    assert "RuntimeError: a fault of ours" in done.stderr

@@ -12,10 +12,10 @@ from typing import Any, cast
 import pytest
 from click.testing import CliRunner, Result
 
-import blip3o_bench
 from benchmarks import store
 from benchmarks.judges.chat import Endpoint
 from benchmarks.types import Json, Sample
+from blip3o_bench import main, models
 from tests.benchmarks.judges.test_chat import Act, Server, completion
 
 #: Toy questions of each column; of MMBench whole ones, with two rotations or more.
@@ -43,7 +43,7 @@ class Mumbling:
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> Mumbling:
     model = Mumbling()
-    monkeypatch.setattr(blip3o_bench, "load_model", lambda *arguments, **options: model)
+    monkeypatch.setattr(models, "load_model", lambda *arguments, **options: model)
     return model
 
 
@@ -61,7 +61,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 def call(*arguments: object) -> Result:
-    return CliRunner().invoke(blip3o_bench.main, [str(argument) for argument in arguments])
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 def run(column: str, out: Path, server: Server, *options: object) -> Result:

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-import blip3o_bench
 from benchmarks import geneval, runner, store
 from benchmarks.folder import FolderImages
 from benchmarks.geneval import GenEval
@@ -23,18 +22,20 @@ from benchmarks.shapes.reference import Oracle
 from benchmarks.shapes.scene import SHAPES, render
 from benchmarks.types import Benchmark, Prediction, Sample
 from benchmarks.vqav2 import Vqav2
+from blip3o_bench import main
+from blip3o_bench.models import TOY_CHECKPOINT
 from model.generate import Unified, load
 
 LIMIT = 12
 
 
 def call(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(blip3o_bench.main, [str(argument) for argument in arguments], catch_exceptions=False)
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
 
 
 @pytest.fixture(scope="module")
 def toy() -> Unified:
-    return load(str(blip3o_bench.TOY_CHECKPOINT))
+    return load(str(TOY_CHECKPOINT))
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-import blip3o_bench
 from benchmarks import runner
 from benchmarks.bench import multinode
+from blip3o_bench import main
 from tests.conftest import ROOT
 from tests.fakes import FakeAnswerer, FakeBenchmark, FakeGenerator
 
@@ -90,5 +90,5 @@ def test_the_commands_of_the_page_are_understood() -> None:
     calls = [re.split(r"blip3o[-_]bench run", line)[1] for line in lines if re.search(r"blip3o[-_]bench run", line)]
     assert len(calls) >= 10
     for call in calls:
-        given = blip3o_bench.run.make_context("run", shlex.split(call.rstrip("'"), comments=True))
+        given = main.commands["run"].make_context("run", shlex.split(call.rstrip("'"), comments=True))
         assert given.params["out"] == Path("RUN")

@@ -11,9 +11,9 @@ import pytest
 from click.testing import CliRunner, Result
 from diffusers import StableDiffusionPipeline
 
-import blip3o_bench
 from benchmarks import catalog, runner
 from benchmarks.shapes.reference import Oracle
+from blip3o_bench import main
 from tests.benchmarks.test_endpoint import serving
 from tests.model.test_adapters import parts
 from tests.model.test_adapters_transformers import janus
@@ -32,7 +32,7 @@ def _judges_are_loaded_once() -> Iterator[None]:
 
 
 def call(*arguments: object) -> Result:
-    return CliRunner().invoke(blip3o_bench.main, [str(argument) for argument in arguments])
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 def scored(model: str, out: Path, *options: object) -> list[str]:

@@ -13,8 +13,8 @@ from packaging.requirements import Requirement
 
 from tests.conftest import ROOT
 
-PACKAGES = ("benchmarks", "model", "human_study", "reports")
-MODULES = ("blip3o_bench", "torchvision_guard")
+PACKAGES = ("benchmarks", "blip3o_bench", "model", "human_study", "reports")
+MODULES = ("torchvision_guard",)
 
 
 def run(code: str) -> str:

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-import blip3o_bench
 from benchmarks import catalog, environment, runner, store
 from benchmarks.rewrite import Rewritten
 from benchmarks.types import BenchError, Json
+from blip3o_bench import main, models
 from tests.fakes import FakeBenchmark, FakeGenerator
 
 SETTINGS = runner.Settings(suite="toy", batch_size=4)
@@ -175,7 +175,7 @@ def test_the_record_names_the_machine_that_judged(tmp_path: Path, monkeypatch: p
 def fakes(monkeypatch: pytest.MonkeyPatch) -> FakeGenerator:
     """A catalog of two benchmarks whose judge has no weights here, and the model that draws for them."""
     model = FakeGenerator()
-    monkeypatch.setattr(blip3o_bench, "load_model", lambda spec, running: model)
+    monkeypatch.setattr(models, "load_model", lambda *given: model)
     monkeypatch.setitem(catalog.SUITES, "toy", ("fake", "other"))
     weights(monkeypatch, "")
     return model
@@ -188,7 +188,7 @@ def weights(monkeypatch: pytest.MonkeyPatch, digest: str) -> None:
 
 
 def call(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(blip3o_bench.main, ["run", *map(str, arguments)])
+    return CliRunner().invoke(main, ["run", *map(str, arguments)])
 
 
 def test_each_stage_is_a_command(tmp_path: Path, fakes: FakeGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,7 +198,7 @@ def test_each_stage_is_a_command(tmp_path: Path, fakes: FakeGenerator, monkeypat
     done = call("--stage", "generate", *out)
     assert (done.exit_code, done.stdout) == (0, "")
     assert done.stderr.endswith("all predictions are there; what follows is --stage judge\n")
-    monkeypatch.delattr(blip3o_bench, "load_model")
+    monkeypatch.delattr(models, "load_model")
     refused = call("--stage", "judge", *out)
     assert (refused.exit_code, refused.stderr.splitlines()[-1]) == (2, "error: judge weights are not there")
     weights(monkeypatch, "a")

@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-import blip3o_bench
 from benchmarks import catalog
+from blip3o_bench import main, models
+from blip3o_bench.run import DISAGREEING
 from reports.statistics.power import minimal_detectable_effect, paired_binary_standard_error
 from tests.conftest import ROOT
 from tests.fakes import FakeBenchmark, FakeGenerator
 
 
 def call(*arguments: object) -> Result:
-    return CliRunner().invoke(blip3o_bench.main, [str(argument) for argument in arguments])
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 def test_a_dry_run_without_any_data_tells_what_the_paper_suite_takes(tmp_path: Path) -> None:
@@ -57,7 +58,7 @@ def generator(monkeypatch: pytest.MonkeyPatch) -> FakeGenerator:
     model = FakeGenerator()
     monkeypatch.setitem(catalog.BENCHMARKS, ("paper", "fake"), lambda data: FakeBenchmark())
     monkeypatch.setitem(catalog.SUITES, "paper", ("fake", "mme"))
-    monkeypatch.setattr(blip3o_bench, "load_model", lambda spec, running: model)
+    monkeypatch.setattr(models, "load_model", lambda *given: model)
     return model
 
 
@@ -90,7 +91,7 @@ def test_a_dry_run_is_of_a_new_run(options: list[str], message: str, tmp_path: P
 
 
 def test_the_page_states_the_loss_that_the_ci_suite_finds() -> None:
-    errors = [paired_binary_standard_error(catalog.CI_GROUPS, share) for share in (0.1, blip3o_bench.DISAGREEING, 0.4)]
+    errors = [paired_binary_standard_error(catalog.CI_GROUPS, share) for share in (0.1, DISAGREEING, 0.4)]
     few, usual, many = (f"{100 * minimal_detectable_effect(error, sides=1):.1f}" for error in errors)
     row = f"| {catalog.CI_GROUPS} (each benchmark of `ci`) | {few} | **{usual}** | {many} |"
     assert row in (ROOT / "docs" / "suites.md").read_text()

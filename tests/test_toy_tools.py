@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-import blip3o_bench
 import blip3o_toy
 from benchmarks.types import BenchError
+from blip3o_bench.models import TOY_CHECKPOINT
 from model import cards
 from model.checkpoint import digest
 from model.held_out import Measured
@@ -54,7 +54,7 @@ def test_retraining_runs_every_recipe_in_its_own_folder_and_goes_on(
     recipes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is measured is written by a stand-in here; tests of the measures are elsewhere."""
-    out, committed = tmp_path / "out", blip3o_bench.TOY_CHECKPOINT
+    out, committed = tmp_path / "out", TOY_CHECKPOINT
     before = {path: path.stat().st_mtime_ns for path in committed.rglob("*")}
     asked: list[tuple[Path, Path, int]] = []
 

@@ -12,10 +12,10 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-import blip3o_bench
 from benchmarks import catalog, runner, store
 from benchmarks.types import BenchError
 from benchmarks.verify import verify
+from blip3o_bench import main
 from tests.fakes import FakeAnswerer, FakeBenchmark, FakeGenerator
 
 SETTINGS = runner.Settings(suite="toy", batch_size=4)
@@ -243,7 +243,7 @@ def test_an_incomplete_run_is_a_difference(tmp_path: Path) -> None:
 def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     monkeypatch.setitem(catalog.BENCHMARKS, ("toy", "fake"), lambda data: FakeBenchmark())
     monkeypatch.setitem(catalog.SUITES, "toy", ("fake",))
-    return lambda *arguments: CliRunner().invoke(blip3o_bench.main, ["verify", *map(str, arguments)])
+    return lambda *arguments: CliRunner().invoke(main, ["verify", *map(str, arguments)])
 
 
 def test_the_command_exits_with_0_or_1(tmp_path: Path, command: Callable[..., Result]) -> None:

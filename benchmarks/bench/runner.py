@@ -103,8 +103,9 @@ class Stopwatch:
         return time.perf_counter() - self.clock, sum(os.times()[:4]) - self.used
 
 
-def bare(benchmark: Stub, model: StubModel) -> tuple[float, float]:
-    """Seconds of a loop over model, judge and rule that writes nothing but the images, and flushes nothing."""
+def bare(benchmark: Stub, model: StubModel, saves: bool) -> tuple[float, float]:
+    """Seconds of a loop over model, judge and rule. It writes nothing but the images, those only if it ``saves`` them,
+    and flushes nothing."""
     watch = Stopwatch()
     samples = benchmark.samples()
     verdicts: dict[str, Verdict] = {}
@@ -117,7 +118,8 @@ def bare(benchmark: Stub, model: StubModel) -> tuple[float, float]:
             texts = model.answer(batch, seeds)
         else:
             for number, image in enumerate(model.generate(batch, seeds), start=first):
-                image.save(f"{folder.name}/{number}.png")
+                if saves:
+                    image.save(f"{folder.name}/{number}.png")
         predictions = [
             Prediction(sample.id, seed, 0.0, text) for sample, seed, text in zip(batch, seeds, texts, strict=True)
         ]
@@ -136,12 +138,12 @@ def with_runner(benchmark: Stub, model: StubModel, root: Path) -> tuple[float, f
     return watch.seconds()
 
 
-def overhead(benchmark: Stub, model: StubModel, times: int = 3) -> str:
+def overhead(benchmark: Stub, model: StubModel, saves: bool = False, times: int = 3) -> str:
     """What the runner adds to the bare loop, measured in turn with it: medians of the shares of its time. That of the
     processor is the one to read where other programs keep the processor busy."""
     clock, processor = [], []
     for _ in range(times):
-        alone, used_alone = bare(benchmark, model)
+        alone, used_alone = bare(benchmark, model, saves)
         with tempfile.TemporaryDirectory() as folder:
             ours, used = with_runner(benchmark, model, Path(folder))
         clock.append(ours / alone - 1)
@@ -213,8 +215,9 @@ def main(arguments: Sequence[str]) -> None:
         return
     text = overhead(Stub(2000), StubModel(seconds=0.005))
     print(f"added to a model of 5 ms per answer: {text}", flush=True)
-    image = overhead(Stub(128, task="generate"), StubModel(seconds=0.1))
-    print(f"added to a model of 100 ms per image of 128 pixels: {image}", flush=True)
+    for saves, loop in ((False, "a loop that saves no image"), (True, "a loop that saves each as PNG")):
+        image = overhead(Stub(128, task="generate"), StubModel(seconds=0.1), saves)
+        print(f"added to a model of 100 ms per image of 128 pixels, beside {loop}: {image}", flush=True)
     print(f"rows stored: {rows_per_second(ROWS):,.0f} per second (aim: 20,000)", flush=True)
     print("runs of growing size (aim: merging 1,000,000 within 60 s and 1,000 MB)", flush=True)
     simulate(SIZES)

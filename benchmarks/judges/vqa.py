@@ -13,12 +13,12 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from benchmarks.judges.chat import ImageChat, LocalModel, at_once
+from benchmarks.judges.chat import Chat, LocalModel, Question, ask_many, file_of_replies
 from benchmarks.types import BenchError, Json, JudgeError
 
 if TYPE_CHECKING:
@@ -286,7 +286,7 @@ def _beginning(inputs: Mapping[str, Any], length: int) -> dict[str, Any]:
 class ChatVqa:
     """A chat that sees images, such as an OpenAI-compatible server, asked for yes or no at temperature 0."""
 
-    chat: ImageChat
+    chat: Chat
 
     def describe(self) -> Mapping[str, Json]:
         return {**self.chat.describe(), "instruction": YES_OR_NO}
@@ -294,18 +294,9 @@ class ChatVqa:
     def answer(self, image: Image.Image, questions: Sequence[str], *, key: str) -> list[str | JudgeError]:
         buffer = io.BytesIO()
         image.convert("RGB").save(buffer, "PNG")
-        asks = [
-            partial(
-                self.chat.ask,
-                f"{question} {YES_OR_NO}",
-                temperature=0.0,
-                max_tokens=MAX_TOKENS,
-                key=f"{key}/{question}",
-                images=[buffer.getvalue()],
-            )
-            for question in questions
-        ]
-        replies = at_once(asks, self.chat.concurrency)
+        images = (buffer.getvalue(),)
+        asked = [Question(f"{one} {YES_OR_NO}", 0.0, MAX_TOKENS, f"{key}/{one}", images) for one in questions]
+        replies = ask_many(self.chat, asked)
         return [reply if isinstance(reply, JudgeError) else yes_or_no(reply.text) for reply in replies]
 
 
@@ -331,10 +322,7 @@ class ReplayVqa:
 
     @cached_property
     def _data(self) -> bytes:
-        try:
-            return self.path.read_bytes()
-        except OSError as error:
-            raise BenchError(f"cannot read the judge's replies {self.path}: {error.strerror}") from error
+        return file_of_replies(self.path)
 
     @cached_property
     def _replies(self) -> Mapping[tuple[str, str], str]:

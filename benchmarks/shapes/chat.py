@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from PIL import Image
 
-from benchmarks.judges.chat import ChatReply
+from benchmarks.judges.chat import ChatReply, Question
 from benchmarks.shapes.judges import WEIGHTS
 from benchmarks.shapes.looking import Looker, Seen
 from benchmarks.shapes.scene import CELLS, COLORS, SHAPES, render
@@ -43,9 +43,9 @@ class WordJudge:
     def describe(self) -> Mapping[str, Json]:
         return {"kind": "words", "version": "1"}
 
-    def ask(self, prompt: str, *, temperature: float, max_tokens: int, key: str) -> ChatReply:
+    def ask(self, question: Question) -> ChatReply:
         # lmms-eval's MM_VET_PROMPT (tasks/mmvet/utils.py) is a table; a blank line and the row to complete follow it.
-        _, row = prompt.split("\n\n", 1)
+        _, row = question.prompt.split("\n\n", 1)
         _, truth, prediction = row.split(" | ", 2)
         elements = truth.split("<AND>")
         held = sum(any(_holds(prediction, one) for one in element.split("<OR>")) for element in elements)
@@ -58,7 +58,7 @@ def _holds(prediction: str, words: str) -> bool:
 
 @dataclass(frozen=True)
 class SceneJudge:
-    """WISE's judge, an ``ImageChat`` that replies in the words of WISE-Verified's.
+    """WISE's judge, a ``Chat`` that replies in the words of WISE-Verified's.
 
     It looks for what the explanation in its prompt asks for: ``Score: 1`` where the image holds that and nothing else.
     """
@@ -69,21 +69,11 @@ class SceneJudge:
     def describe(self) -> Mapping[str, Json]:
         return {"kind": "scene", "version": "1", **self.looker.describe()}
 
-    def ask(
-        self,
-        prompt: str,
-        *,
-        temperature: float,
-        max_tokens: int,
-        key: str,
-        images: Sequence[bytes] = (),
-        system: str | None = None,
-        thinking: bool | None = None,
-    ) -> ChatReply:
+    def ask(self, question: Question) -> ChatReply:
         """Raises JudgeError for a prompt without an explanation of the shapes world."""
-        (image,) = images
+        (image,) = question.images
         try:
-            asked = read_explanation(prompt)
+            asked = read_explanation(question.prompt)
         except ValueError as error:
             raise JudgeError(str(error)) from error
         with Image.open(io.BytesIO(image)) as opened:
@@ -113,9 +103,7 @@ def held_out(judge: SceneJudge, scenes: int) -> float:
         asked = wanted(fact, companion)
         file = io.BytesIO()
         render(scene_for(near_miss(asked, rng) if index % 2 else asked, rng)).save(file, "PNG")
-        reply = judge.ask(
-            explanation(fact, companion), temperature=0, max_tokens=0, key=str(index), images=(file.getvalue(),)
-        )
+        reply = judge.ask(Question(explanation(fact, companion), 0.0, 0, str(index), (file.getvalue(),)))
         right += reply.text == f"Score: {1 - index % 2}"
     return right / scenes
 

@@ -16,7 +16,7 @@ from PIL import Image
 from benchmarks.shapes import dpg, wise
 from benchmarks.shapes.geneval import TAGS, Metadata, random_metadata, scene_for
 from benchmarks.shapes.questions import Item, Maker
-from benchmarks.shapes.scene import CELL_NAMES, Color, Scene, Shape, random_scene, render
+from benchmarks.shapes.scene import CELL, CELL_NAMES, Color, Scene, Shape, random_scene, render
 from benchmarks.shapes.understanding import LETTERS, MMBENCH, MME, MMMU, MMVET, SEEDBENCH, offered, spoken
 from benchmarks.shapes.vqa import KINDS, ask, presence
 
@@ -68,6 +68,17 @@ def generation(seed: int, index: int) -> Example:
         return metadata, scene_for(metadata, rng)
 
     metadata, scene = _known(random.Random(f"generation/{seed}/{index}"), drawn, lambda pair: pair[1])
+    return Example(render(scene), metadata["prompt"], ())
+
+
+def bindings(seed: int, index: int) -> Example:
+    """The part of ``generation`` with two shapes in a prompt: to keep apart what belongs to each is learned last."""
+
+    def drawn(rng: random.Random) -> tuple[Metadata, Scene]:
+        metadata = random_metadata(rng.choice(("two_object", "position", "color_attr")), rng)
+        return metadata, scene_for(metadata, rng)
+
+    metadata, scene = _known(random.Random(f"bindings/{seed}/{index}"), drawn, lambda pair: pair[1])
     return Example(render(scene), metadata["prompt"], ())
 
 
@@ -137,6 +148,20 @@ def columns(seed: int, index: int) -> Example:
     return Example(render(item.scene), "", tuple(form(item, rng) for form in forms))
 
 
+def everything(seed: int, index: int) -> Example:
+    """Every thing of a question's scene with its place, in any order: what is where, told many times at once.
+
+    In reading order the next thing would often follow from the last one alone.
+    """
+    rng = random.Random(f"everything/{seed}/{index}")
+    scene = _known(rng, rng.choice(MAKERS), lambda item: item.scene).scene
+    things = [(CELL_NAMES[item.cell], f"{item.color} {item.shape}") for item in scene.objects]
+    things += [(CELL_NAMES[line.y // CELL, line.x // CELL], f"{line.color} {line.text}") for line in scene.texts]
+    question, order = rng.choice((("What is where in the image?", 1), ("Where is what in the image?", -1)))
+    rng.shuffle(things)
+    return Example(render(scene), "", ((question, ", ".join(" ".join(thing[::order]) for thing in things)),))
+
+
 def verification(seed: int, index: int) -> Example:
     """Several claims about one scene, and letters to choose, each right or wrong on its own.
 
@@ -150,6 +175,15 @@ def verification(seed: int, index: int) -> Example:
         turns = dict.fromkeys((question.text + SHORT_ANSWER, question.answer) for question in asked)
         return Example(render(scene), "", tuple(turns))
     return _claims(rng)
+
+
+def alone(seed: int, index: int) -> Example:
+    """One question in one form, more often a claim or letters than a word: no earlier answer gives it away."""
+    rng = random.Random(f"alone/{seed}/{index}")
+    item = _known(rng, rng.choice(MAKERS), lambda item: item.scene)
+    forms = (claim, claim, claim, multiple_choice, multiple_choice, short_answer, short_answer, open_question)
+    form = rng.choice(forms) if item.wrong else open_question
+    return Example(render(item.scene), "", (form(item, rng),))
 
 
 def claims(seed: int, index: int) -> Example:

@@ -126,13 +126,16 @@ def krippendorff_alpha(
 
 def cohen_kappa(counts: ArrayLike, weights: Literal["linear", "quadratic"] | None = None) -> Coefficient:
     """Cohen's kappa (1960, Educ. Psychol. Meas. 20:37) of two raters from their table, weighted on request (Cohen 1968,
-    Psychol. Bull. 70:213), with the standard error of Fleiss, Cohen & Everitt (1969), by statsmodels."""
+    Psychol. Bull. 70:213), with the standard error of Fleiss, Cohen & Everitt (1969), by statsmodels. A rater who uses
+    one category only makes it 0, without an error."""
     from statsmodels.stats.inter_rater import cohens_kappa
 
     cells = _square(counts)
     rows, columns = cells.sum(axis=1) / cells.sum(), cells.sum(axis=0) / cells.sum()
     if float(rows @ columns) == 1:
         return Coefficient(None, note="both raters use one category only: chance agreement is undefined")
+    if 1 in (np.count_nonzero(rows), np.count_nonzero(columns)):  # statsmodels' error is rounding, or NaN
+        return Coefficient(0.0, note="one rater uses one category only: whatever the other does, kappa is 0")
     result = cohens_kappa(cells, wt=weights)
     return Coefficient(float(result.kappa), float(result.std_kappa))
 

@@ -100,7 +100,7 @@ def spread(
     groups_worth = 1 / float(np.sum(share**2 / count))
     if count.min() < 2:
         alone = names[int(np.argmin(count))]
-        where = "one group only" if strata is None else f"stratum {alone!r} has one group only"
+        where = "one group only" if len(names) == 1 else f"stratum {alone!r} has one group only"
         return Spread(mean, None, 0.0, groups_worth, f"{where}: no interval")
     sums = np.bincount(group, weights=residual)
     variance = np.bincount(home, weights=sums**2) * count / (count - 1) / sizes**2

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from reports.plots import INK, SOFT, new_figure, style
 from reports.study.preference import Comparison
 from reports.study.wording import margin_text
+from reports.tables import shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 #: Of the first model, ties and the second, with the text on them; the same on light and dark pages.
 _COLORS = (("#0072b2", "#ffffff"), ("#c9ced8", "#1d2331"), ("#a84b00", "#ffffff"))
+
+#: Characters of a name, so that two stand under a bar; the tables have all of them.
+NAME = 30
 
 
 def figure(comparisons: Sequence[Comparison]) -> Figure:
@@ -43,10 +47,10 @@ def _bar(axes: Axes, row: int, comparison: Comparison) -> None:
     axes.plot([50, 50], [row - 0.2, row + 0.2], color=INK, linewidth=1)
     margin = f"net margin {margin_text(comparison.margin)}"
     for x, y, text, side, look in (
-        (0, -0.2, comparison.criterion, "left", {"color": INK}),
+        (0, -0.2, shortened(comparison.criterion, NAME), "left", {"color": INK}),
         (1, -0.2, margin, "right", {"color": SOFT, "fontsize": 8}),
-        (0, 0.2, comparison.first, "left", {"color": SOFT, "fontsize": 8}),
-        (1, 0.2, comparison.second, "right", {"color": SOFT, "fontsize": 8}),
+        (0, 0.2, shortened(comparison.first, NAME), "left", {"color": SOFT, "fontsize": 8}),
+        (1, 0.2, shortened(comparison.second, NAME), "right", {"color": SOFT, "fontsize": 8}),
     ):
         place = ("axes fraction", "data")
         axes.annotate(text, (x, row + y), xycoords=place, ha=side, va="bottom" if y < 0 else "top", **look)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from reports.statistics.estimate import Estimate
-from reports.statistics.means import intraclass_correlation, standard_error, t_test
+from reports.statistics.means import clustered_mean, intraclass_correlation, standard_error, t_test
 from reports.statistics.paired import SignFlip, sign_flip
 from reports.statistics.power import minimal_detectable_effect
 from reports.statistics.preference import SignTest, half_win_p, sign_test
@@ -17,7 +17,7 @@ from reports.statistics.proportions import proportion_interval
 from reports.statistics.sequential import always_valid_p, log_e_value, win_rate_sequence
 from reports.study.automatic import Automatic, AutomaticScores, against_automatic
 from reports.study.robustness import AnnotatorEffects, Rounds, Variant, annotator_effects, rounds, variants
-from reports.study.votes import ALPHA, Counts, bounded_mean, contrast, count, fit, net_margin, prompt_sums
+from reports.study.votes import ALPHA, Counts, contrast, count, fit, net_margin, prompt_sums
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,7 +61,7 @@ class Precision:
     standard_error: float | None
     design_effect: float | None  # variance by prompt over that of independent judgments
     intraclass_correlation: float | None
-    detectable: float | None  # the net margin that so many judgments like these find with power 0.8
+    detectable: float | None  # net margin that so many judgments like these find with power 0.8; None: not even 1
     note: str = ""
 
 
@@ -151,7 +151,8 @@ def _notes(votes: pd.DataFrame, counts: Counts, test: SignFlip) -> tuple[str, ..
     favouring = int(np.count_nonzero(prompt_sums(votes)))
     least = 2.0 ** (1 - favouring)
     if favouring and test.exact and least > ALPHA:
-        return (f"with {favouring} prompts that favour a side, p is {least:g} at least, whatever they say",)
+        favour = "1 prompt that favours" if favouring == 1 else f"{favouring} prompts that favour"
+        return (f"with {favour} a side, p is {least:g} at least, whatever they say",)
     return ()
 
 
@@ -182,7 +183,7 @@ def _ties(votes: pd.DataFrame, counts: Counts) -> Ties:
 
 
 def _win_rate(votes: pd.DataFrame) -> Estimate:
-    return bounded_mean((votes["vote"].to_numpy() + 1) / 2, votes["cluster"].to_numpy(), (0, 1))
+    return clustered_mean((votes["vote"].to_numpy() + 1) / 2, votes["cluster"].to_numpy(), bounds=(0, 1))
 
 
 def _precision(votes: pd.DataFrame) -> Precision:
@@ -196,7 +197,11 @@ def _precision(votes: pd.DataFrame) -> Precision:
         correlation, note = intraclass_correlation(vote, prompt), ""
     except ValueError as reason:
         correlation, note = None, str(reason)
-    return Precision(error, (error / independent) ** 2, correlation, minimal_detectable_effect(error), note)
+    effect, detectable = (error / independent) ** 2, minimal_detectable_effect(error)
+    if detectable <= 1:
+        return Precision(error, effect, correlation, detectable, note)
+    reasons = filter(None, [note, "too few prompts to find any margin with power 0.8"])
+    return Precision(error, effect, correlation, None, "; ".join(reasons))
 
 
 def _sequential(votes: pd.DataFrame) -> Sequential:

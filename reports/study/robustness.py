@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,11 +12,11 @@ import numpy as np
 from reports.statistics import preference
 from reports.statistics.annotators import dawid_skene
 from reports.statistics.estimate import Estimate, t_quantile
-from reports.statistics.means import standard_error, two_way_standard_error
+from reports.statistics.means import clustered_mean, standard_error, two_way_standard_error
 from reports.statistics.paired import PairedResult, paired_difference
 from reports.statistics.tables import ChiSquared, homogeneity
 from reports.study.judgments import natural
-from reports.study.votes import ALPHA, Counts, bounded_mean, count, net_margin, prompt_sums
+from reports.study.votes import ALPHA, Counts, count, net_margin, prompt_sums
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,8 +78,8 @@ def variants(votes: pd.DataFrame, distrusted: Sequence[str], trusted_from: float
     counts = count(votes)
     majority = np.sign(prompt_sums(votes).to_numpy())
     found = [
-        Variant("judgments taken as independent", preference.net_margin(counts.wins, counts.losses, counts.ties)),
-        Variant("majority of each prompt", bounded_mean(majority, range(len(majority)), (-1, 1))),
+        _independent(counts),
+        Variant("majority of each prompt", clustered_mean(majority, range(len(majority)), bounds=(-1, 1))),
         _two_way(votes),
         _dawid_skene(votes),
     ]
@@ -88,6 +88,13 @@ def variants(votes: pd.DataFrame, distrusted: Sequence[str], trusted_from: float
         name = f"only annotators with {trusted_from:.0%} of gold"
         found.append(Variant(name, net_margin(trusted)) if len(trusted) else Variant(name, None, "nobody is left"))
     return tuple(found)
+
+
+def _independent(counts: Counts) -> Variant:
+    margin = preference.net_margin(counts.wins, counts.losses, counts.ties)
+    if margin.low is not None and margin.high is not None:  # Wald's limits of few votes leave the scale
+        margin = replace(margin, low=max(-1.0, margin.low), high=min(1.0, margin.high))
+    return Variant("judgments taken as independent", margin)
 
 
 def _two_way(votes: pd.DataFrame) -> Variant:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from reports.statistics.estimate import Estimate, Floats, Labels, z_p, z_two_sided
+from reports.statistics.estimate import Estimate, z_p, z_two_sided
 from reports.statistics.means import clustered_mean
 from reports.statistics.ratings import Ratings, fit_ratings
 
@@ -40,14 +40,7 @@ def count(votes: pd.DataFrame) -> Counts:
 
 def net_margin(votes: pd.DataFrame) -> Estimate:
     """(wins - losses) / votes of the first model, with its interval clustered by prompt."""
-    return bounded_mean(votes["vote"].to_numpy(), votes["cluster"].to_numpy(), (-1, 1))
-
-
-def bounded_mean(values: Floats, prompts: Labels, bounds: tuple[float, float]) -> Estimate:
-    """``clustered_mean``, whose limits end where the values do."""
-    found = clustered_mean(values, prompts, bounds=bounds)
-    low, high = (None if limit is None else min(max(limit, bounds[0]), bounds[1]) for limit in (found.low, found.high))
-    return replace(found, low=low, high=high)
+    return clustered_mean(votes["vote"].to_numpy(), votes["cluster"].to_numpy(), bounds=(-1, 1))
 
 
 def prompt_sums(votes: pd.DataFrame) -> pd.Series:

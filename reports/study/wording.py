@@ -37,9 +37,11 @@ def rate_text(rate: Estimate | None) -> str:
 
 
 def p_text(p: float | None) -> str:
-    """Three decimals, or two significant digits of a small one."""
+    """Three decimals, or two significant digits of a small one; of what is too small for a float, a bound."""
     if p is None:
         return UNKNOWN
+    if p == 0:
+        return "<1e-300"
     return f"{p:.3f}" if p >= 0.01 else f"{p:.2g}"
 
 

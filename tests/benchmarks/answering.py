@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.judges.chat import ChatReply
+from benchmarks.judges.chat import ChatReply, Question
 from benchmarks.types import Json, JudgeError, Metric, Prediction, Sample, Score, Verdict
 from benchmarks.understanding import Understanding
 
@@ -54,9 +54,9 @@ class ScriptedJudge:
     def describe(self) -> Mapping[str, Json]:
         return {"kind": "scripted"}
 
-    def ask(self, prompt: str, *, temperature: float, max_tokens: int, key: str) -> ChatReply:
-        self.asked.append((key, temperature))
-        reply = self.replies.get(key, self.otherwise)
+    def ask(self, question: Question) -> ChatReply:
+        self.asked.append((question.key, question.temperature))
+        reply = self.replies.get(question.key, self.otherwise)
         if reply is None:
             raise JudgeError("the server answered 500")
         return ChatReply(reply, prompt_tokens=0, completion_tokens=0, cost=None)

@@ -120,6 +120,14 @@ def results(path: Path, correct: Mapping[tuple[int, int], bool], prompts: Sequen
     return path
 
 
+def test_results_whose_metadata_is_any_text_are_read(tmp_path: Path) -> None:
+    row = geneval.Result("00000/samples/0000.png", "single_object", "a dog", True, "", "prompt 0", "")
+    (tmp_path / "results.jsonl").write_text(geneval.results_jsonl([row]))
+    judge = validate(small(tmp_path), [ONE, ONE], tmp_path / "results.jsonl").rows[0].judge
+    assert judge is not None
+    assert (judge.confusion.yes_yes, judge.missing) == (1, 3)
+
+
 def test_a_judge_beside_people(tmp_path: Path) -> None:
     judged = results(tmp_path / "results.jsonl", {(0, 0): True, (0, 1): False, (1, 1): False, (7, 0): True}, [ONE] * 8)
     validation = validate(small(tmp_path), [ONE] * 8, judged)
@@ -142,11 +150,17 @@ def test_a_judge_beside_people(tmp_path: Path) -> None:
     assert "y/n: correct for people, not for the judge" in text
 
 
+def started(run: Path, suite: str) -> None:
+    spec = store.RunSpec(suite, seed=0, limit=None, model={"name": "model"}, benchmarks={})
+    store.open_run(run, spec, store.Environment("2026-01-01T00:00:00+00:00", {}, {}, {}))
+
+
 def test_a_run_is_a_judge_too(tmp_path: Path) -> None:
     scores = [
         Score(f"geneval/0000{p}/{i}", f"geneval/0000{p}", "single_object", value)
         for (p, i), value in {(0, 0): 1.0, (0, 1): 1.0, (1, 0): None, (1, 1): 0.0}.items()
     ]
+    started(tmp_path / "run", "paper")
     store.write_scores(tmp_path / "run" / "geneval", scores)
     row = validate(small(tmp_path), [ONE, ONE], tmp_path / "run").rows[0]
     assert row.judge is not None
@@ -162,6 +176,15 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
     other = results(tmp_path / "results.jsonl", {(0, 0): True}, [RED])
     with pytest.raises(BenchError, match="prompt 0 as colors, the annotations as single_object"):
         validate(path, [ONE, ONE], other)
+    cat = {**ONE, "include": [{"class": "cat", "count": 1}]}
+    with pytest.raises(BenchError, match="other objects in prompt 0 than the annotations"):
+        validate(path, [ONE, ONE], results(tmp_path / "results.jsonl", {(0, 0): True}, [cat]))
+    started(tmp_path / "toy", "toy")
+    with pytest.raises(BenchError, match="is a run of the toy suite"):
+        validate(path, [ONE, ONE], tmp_path / "toy")
+    (tmp_path / "image.png").write_bytes(b"\x89PNG\r\n\x1a\n\x00")
+    with pytest.raises(BenchError, match=r"image.png row 1 is no annotation"):
+        read_annotations(tmp_path / "image.png", [ONE, ONE])
     elsewhere = results(tmp_path / "results.jsonl", {(7, 0): True}, [ONE] * 8)
     with pytest.raises(BenchError, match="no verdict of an annotated image"):
         validate(path, [ONE, ONE], elsewhere)

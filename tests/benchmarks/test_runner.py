@@ -226,7 +226,7 @@ def test_what_a_judge_refuses_is_missing_and_retried(
 
 def test_files_are_copied_verbatim_and_damaged_ones_are_missing(tmp_path: Path) -> None:
     good, jpeg, torn = tmp_path / "good.png", tmp_path / "photo.JPG", tmp_path / "torn.png"
-    Image.new("RGB", (40, 30), (200, 0, 0)).save(good, compress_level=1)
+    Image.new("RGB", (40, 30), (200, 0, 0)).save(good, compress_level=9)
     Image.new("RGB", (40, 30), (200, 0, 0)).save(jpeg, "JPEG")
     buffer = io.BytesIO()
     Image.effect_noise((40, 30), 50).save(buffer, "PNG")

@@ -132,6 +132,12 @@ def test_a_run_is_joined_with_the_same_spec_and_keeps_its_first_environment(tmp_
     assert os.listdir(tmp_path) == ["spec.json"]
 
 
+def test_a_run_of_other_benchmarks_is_named_by_them(tmp_path: Path) -> None:
+    store.open_run(tmp_path, replace(SPEC, benchmarks={"geneval": {}, "vqav2": {}}), HERE)
+    with pytest.raises(BenchError, match="is a run of geneval, vqav2, not of geneval; name the same benchmarks or"):
+        store.open_run(tmp_path, replace(SPEC, benchmarks={"geneval": {}}), HERE)
+
+
 def test_other_environments_are_recorded_once_for_each_stage(tmp_path: Path) -> None:
     elsewhere = store.Environment(started="later", code={"revision": "x"}, packages={}, hardware={"cores": 2})
     store.open_run(tmp_path, SPEC, HERE)
@@ -167,13 +173,14 @@ def test_a_judge_is_added_by_the_first_that_names_one(tmp_path: Path) -> None:
         ({"seed": 7}, "seed is 0 there and 7 here"),
         ({"limit": 24}, "limit is null there and 24 here"),
         ({"model": {"name": "fake", "digest": "xyz"}}, 'model.digest is "abc" there and "xyz" here'),
-        ({"benchmarks": {"geneval": {"version": "2"}}}, 'benchmarks.geneval is null there and {"version": "2"} here'),
+        ({"benchmarks": {"fake": {"version": "2"}}}, 'benchmarks.fake.version is "1" there and "2" here'),
     ],
 )
 def test_another_spec_is_refused_and_names_the_field(tmp_path: Path, change: dict[str, object], message: str) -> None:
-    store.open_run(tmp_path, SPEC, HERE)
+    asked = replace(SPEC, benchmarks={"fake": {"version": "1"}})
+    store.open_run(tmp_path, asked, HERE)
     before = (tmp_path / "spec.json").read_bytes()
-    other = store.RunSpec(**{**vars(SPEC), **change})
+    other = store.RunSpec(**{**vars(asked), **change})
     with pytest.raises(BenchError, match=re.escape(message)):
         store.open_run(tmp_path, other, HERE)
     assert (tmp_path / "spec.json").read_bytes() == before

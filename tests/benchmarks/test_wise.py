@@ -15,12 +15,13 @@ from PIL import Image
 from benchmarks import runner, wise
 from benchmarks.folder import FolderImages
 from benchmarks.intervals import Interval, clustered_mean, macro_mean
-from benchmarks.judges.chat import ChatReply, Replay
+from benchmarks.judges.chat import ChatReply, Question, Replay
 from benchmarks.shapes import wise as shapes
 from benchmarks.shapes.reference import Blank
 from benchmarks.shapes.scene import render
 from benchmarks.types import BenchError, Json, JudgeError, Metric, Prediction, Sample, Score
-from benchmarks.wise import LEGACY, VERIFIED, Edition, Profile, Wise, Wording
+from benchmarks.wise import LEGACY, VERIFIED, Edition, Wise
+from benchmarks.wise_wording import Profile, Wording, find_wording
 
 #: The models of leadboard.md (PKU-YuanGroup/WISE at eb51174): overall, then the categories in the table's order.
 VERIFIED_LEADERBOARD = {
@@ -91,25 +92,14 @@ class Scripted:
     replies: Mapping[str, Sequence[str | Exception]] = field(default_factory=dict)
     usual: str = "Score: 1"
     concurrency: int = 4
-    asked: list[dict[str, Any]] = field(default_factory=list)
+    asked: list[Question] = field(default_factory=list)
 
     def describe(self) -> Mapping[str, Json]:
         return {"kind": "scripted"}
 
-    def ask(
-        self,
-        prompt: str,
-        *,
-        temperature: float,
-        max_tokens: int,
-        key: str,
-        images: Sequence[bytes] = (),
-        system: str | None = None,
-        thinking: bool | None = None,
-    ) -> ChatReply:
-        self.asked.append({"prompt": prompt, "key": key, "images": images, "system": system, "thinking": thinking})
-        self.asked[-1] |= {"temperature": temperature, "max_tokens": max_tokens}
-        sample, attempt = key.rsplit("/", 1)
+    def ask(self, question: Question) -> ChatReply:
+        self.asked.append(question)
+        sample, attempt = question.key.rsplit("/", 1)
         replies = self.replies.get(sample, [self.usual])
         reply = replies[min(int(attempt), len(replies) - 1)]
         if isinstance(reply, Exception):
@@ -235,7 +225,7 @@ def test_the_legacy_wording_is_that_of_the_installed_lmms_eval() -> None:
     utils = pytest.importorskip("lmms_eval.tasks.WISE.utils")
     row = {**item(7, LEGACY), "Prompt": 'a "quoted" {Explanation}', "Explanation": "{Prompt} \\1"}
     system, user = utils._build_evaluation_messages(row, "")
-    found = wise.find_wording("wise-legacy")
+    found = find_wording("wise-legacy")
     assert found.told(row) == user["content"][0]["text"]
     assert found.system == system["content"][0]["text"]
     assert found.source == "lmms-eval 0.7.3"
@@ -253,7 +243,7 @@ def test_the_wording_of_a_script_is_read_and_the_script_is_not_run(tmp_path: Pat
         "    print(f'judging {prompt_data[\"prompt_id\"]}')\n"
         "    return [SYSTEM, {'role': 'user', 'content': text}]\n"
     )
-    found = wise.find_wording("wise-verified", script)
+    found = find_wording("wise-verified", script)
     assert found.told(item(7, VERIFIED)) == "Braces {}.\n  PROMPT: prompt 7\nEXPLANATION: explanation 7"
     assert (found.system, found.source) == ("You judge.", "vllm_eval.py")
 
@@ -261,12 +251,12 @@ def test_the_wording_of_a_script_is_read_and_the_script_is_not_run(tmp_path: Pat
 def test_a_text_with_both_places_is_a_wording(tmp_path: Path) -> None:
     file = tmp_path / "prompt.txt"
     file.write_text("{Prompt}, that is {Explanation}. {Other}")
-    found = wise.find_wording("wise-legacy", file)
+    found = find_wording("wise-legacy", file)
     assert found.told(item(7, LEGACY)) == "prompt 7, that is explanation 7. {Other}"
     assert found.system is None
     described = found.describe()
     file.write_text("{Prompt} - that is {Explanation}. {Other}")
-    assert wise.find_wording("wise-legacy", file).describe() != described
+    assert find_wording("wise-legacy", file).describe() != described
 
 
 @pytest.mark.parametrize(
@@ -282,17 +272,17 @@ def test_a_text_with_both_places_is_a_wording(tmp_path: Path) -> None:
 def test_a_file_without_a_wording_is_a_users_error(tmp_path: Path, name: str, text: str, reason: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(BenchError, match=reason):
-        wise.find_wording("wise-verified", tmp_path / name)
+        find_wording("wise-verified", tmp_path / name)
 
 
 def test_each_profile_has_its_wording_or_says_where_to_get_it(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match=r"vllm_eval.py of a checkout .* as --judge-prompt, or .* wise-own"):
-        wise.find_wording("wise-verified")
+        find_wording("wise-verified")
     with pytest.raises(BenchError, match="cannot read the judge's prompt"):
-        wise.find_wording("wise-verified", tmp_path / "none.py")
+        find_wording("wise-verified", tmp_path / "none.py")
     with pytest.raises(BenchError, match="wise-own has its own wording"):
-        wise.find_wording("wise-own", tmp_path / "none.py")
-    told = wise.find_wording("wise-own").told(item(7, VERIFIED))
+        find_wording("wise-own", tmp_path / "none.py")
+    told = find_wording("wise-own").told(item(7, VERIFIED))
     assert "prompt 7" in told
     assert "explanation 7" in told
 
@@ -309,17 +299,10 @@ def test_the_judge_is_asked_as_the_official_scripts_ask(tmp_path: Path) -> None:
     for profile, max_tokens, thinking, reply in cases:
         judge = Scripted(usual=reply)
         run(tmp_path / profile, benchmark(profile, judge, [521]))
-        (asked,) = judge.asked
-        (image,) = asked.pop("images")
-        assert image == (tmp_path / profile / "wise" / "images" / "wise" / "0521.png").read_bytes()
-        assert asked == {
-            "prompt": "Is it right? prompt 521 / explanation 521",
-            "key": "wise/0521/0",
-            "system": "You judge images.",
-            "thinking": thinking,
-            "temperature": 0.0,
-            "max_tokens": max_tokens,
-        }
+        image = (tmp_path / profile / "wise" / "images" / "wise" / "0521.png").read_bytes()
+        prompt = "Is it right? prompt 521 / explanation 521"
+        question = Question(prompt, 0.0, max_tokens, "wise/0521/0", (image,), "You judge images.", thinking)
+        assert judge.asked == [question]
 
 
 def test_a_reply_without_a_score_is_asked_for_three_times_then_it_is_missing(tmp_path: Path) -> None:
@@ -334,7 +317,7 @@ def test_a_reply_without_a_score_is_asked_for_three_times_then_it_is_missing(tmp
         }
     )
     overall, *categories = run(tmp_path, benchmark("wise-verified", judge))
-    keys = sorted(asked["key"] for asked in judge.asked)
+    keys = sorted(asked.key for asked in judge.asked)
     assert keys == [
         "wise/0001/0",
         "wise/0001/1",
@@ -369,7 +352,7 @@ def test_what_was_missing_is_asked_again_by_the_next_start(tmp_path: Path) -> No
     run(tmp_path, benchmark("wise-verified", Scripted({"wise/0401": ["no"]})))
     again = Scripted()
     overall = run(tmp_path, benchmark("wise-verified", again))[0]
-    assert [asked["key"] for asked in again.asked] == ["wise/0401/0"]
+    assert [asked.key for asked in again.asked] == ["wise/0401/0"]
     assert (overall.value, overall.missing) == (1.0, 0)
 
 
@@ -412,7 +395,7 @@ def test_a_folder_of_images_with_some_missing_some_broken_and_some_too_many(tmp_
     assert any("9999.png" in line for line in model.check(one.samples()))
     overall = run(tmp_path / "run", one, model)[0]
     assert (overall.n, overall.missing) == (4, 3)
-    assert {asked["key"] for asked in judge.asked} == {f"wise/{number:04}/0" for number in (1, 2, 761, 881)}
+    assert {asked.key for asked in judge.asked} == {f"wise/{number:04}/0" for number in (1, 2, 761, 881)}
     found = scores(tmp_path / "run")
     assert {key for key, (value, _) in found.items() if value is None} == {"wise/0401", "wise/0521", "wise/0641"}
     assert "521" in found["wise/0521"][1]

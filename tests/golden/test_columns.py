@@ -16,7 +16,7 @@ from datasets import Dataset
 from PIL import Image
 
 from benchmarks.harness import Profile, TaskName, mmvet_judge_prompt
-from benchmarks.judges.chat import ChatReply
+from benchmarks.judges.chat import ChatReply, Question
 from benchmarks.mmbench import MmBench
 from benchmarks.mme import Mme
 from benchmarks.mmmu import Mmmu
@@ -61,8 +61,8 @@ class Canned:
     def describe(self) -> Mapping[str, Json]:
         return {"kind": "canned"}
 
-    def ask(self, prompt: str, *, temperature: float, max_tokens: int, key: str) -> ChatReply:
-        return ChatReply(self.replies[prompt], 0, 0, None)
+    def ask(self, question: Question) -> ChatReply:
+        return ChatReply(self.replies[question.prompt], 0, 0, None)
 
 
 @cache

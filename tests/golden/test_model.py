@@ -1,9 +1,8 @@
 """The network against tensors that upstream's own classes wrote.
 
-A difference counts in units of the reference's largest value: sums are rounded in another order on another CPU, and
-the references carry that error themselves. The transformer's references also carry their CPU's exp(): a timestep of
-1000 multiplies the last bit of the sinusoids' frequencies by 1000. What that may cost is measured, by the last bit of
-the timestep, and allowed for.
+A difference counts in units of the reference's largest value, where that is above 1: sums are rounded in another order
+on another CPU, and the references carry that error themselves. dit_tiny's output, of up to 3.4, is about 1e-5 away from
+the same network's in float64.
 """
 
 from __future__ import annotations
@@ -22,13 +21,14 @@ from model.bench import as_lumina
 from model.blip3o import Blip3o
 from model.config import Blip3oConfig, DiTConfig, Sampling, qwen_3b, qwen_7b
 from model.decoder import SCHEDULER, Decoder, to_pixels
-from model.dit import NextDiT, rope_2d
+from model.dit import NextDiT, rope_2d, sinusoids
 from model.eva_clip import EvaClip, EvaConfig
 from model.generate import sample_features
 from model.published import our_name
 from tests.golden.cases import load_json, load_tensors
 
-#: Largest difference for the transformer, schedules, query states and sampled features, and for everything else.
+#: Largest difference for the transformer, schedules, query states and sampled features, and for everything else: also
+#: for what training predicts, which carries the exp() of the reference's CPU (see model.dit.sinusoids).
 TIGHT, LOOSE = 1e-5, 1e-4
 
 CPU = torch.device("cpu")
@@ -38,13 +38,6 @@ def assert_close(ours: Tensor, reference: Tensor, bound: float) -> None:
     assert ours.shape == reference.shape
     difference = (ours.float() - reference.float()).abs().max().item()
     assert difference <= bound * max(1.0, reference.abs().max().item()), f"they differ by {difference}"
-
-
-def assert_predicts(dit: NextDiT, x: Tensor, timestep: Tensor, condition: Tensor, reference: Tensor) -> None:
-    ours = dit(x, timestep, condition)
-    last_bit = (dit(x, timestep * (1 + 2**-23), condition) - ours).abs().max().item()
-    assert last_bit < 1e-3
-    assert_close(ours, reference, max(TIGHT, last_bit / max(1.0, reference.abs().max().item())))
 
 
 def dit_config(sizes: Mapping[str, Any]) -> DiTConfig:
@@ -76,9 +69,9 @@ def dit(dit_case: dict[str, Any]) -> NextDiT:
 
 def test_dit_forward(dit: NextDiT, dit_case: dict[str, Any]) -> None:
     x, timestep, condition = dit_case["x"], dit_case["t"], dit_case["z"]
-    assert_predicts(dit, x, timestep, condition, dit_case["out"])
-    assert_predicts(dit, x, timestep, torch.zeros_like(condition), dit_case["out_null"])
-    assert_predicts(dit, x, timestep.long(), condition, dit_case["out_long_t"])
+    assert_close(dit(x, timestep, condition), dit_case["out"], TIGHT)
+    assert_close(dit(x, timestep, torch.zeros_like(condition)), dit_case["out_null"], TIGHT)
+    assert_close(dit(x, timestep.long(), condition), dit_case["out_long_t"], TIGHT)
 
 
 def test_dit_intermediates(dit: NextDiT, dit_case: dict[str, Any]) -> None:
@@ -109,12 +102,14 @@ def test_dit_in_bfloat16(dit: NextDiT, dit_case: dict[str, Any]) -> None:
 
 
 def test_dit_equals_lumina(dit: NextDiT, dit_case: dict[str, Any]) -> None:
-    """On one and the same machine it is diffusers' Lumina, bit for bit."""
+    """On one and the same machine it is diffusers' Lumina, bit for bit, but for the last bits of the sinusoids."""
     config, lumina = dit.config, as_lumina(dit)
     x, timestep, condition = dit_case["x"], dit_case["t"], dit_case["z"]
     caption = dit.caption_projection(condition)
     rope = rope_2d(config.grid, config.grid, config.dim // config.heads).view(config.grid, config.grid, -1)
     mask = torch.ones(caption.shape[:2], dtype=torch.bool)
+    assert_close(sinusoids(timestep), lumina.time_caption_embed.time_proj(timestep), 1e-4)
+    lumina.time_caption_embed.time_proj.register_forward_hook(lambda module, inputs, output: sinusoids(*inputs))
     with torch.inference_mode():
         expected = lumina(x, timestep, caption, mask, rope, cross_attention_kwargs={}, return_dict=False)[0]
         assert torch.equal(dit(x, timestep, condition), expected)
@@ -311,9 +306,9 @@ def test_training_step(trained: dict[str, Any]) -> None:
     assert_close(noisy, trained["dit_inputs"]["x"], TIGHT)
     assert_close(sigma * flow.LEVELS, trained["dit_inputs"]["timestep"], TIGHT)
     assert model.dit is not None
-    with torch.no_grad():
-        assert_predicts(model.dit, noisy, sigma * flow.LEVELS, condition, trained["pred"])
-    loss = nn.functional.mse_loss(model.dit(noisy, sigma * flow.LEVELS, condition), target)
+    predicted = model.dit(noisy, sigma * flow.LEVELS, condition)
+    assert_close(predicted.detach(), trained["pred"], LOOSE)
+    loss = nn.functional.mse_loss(predicted, target)
     assert_close(loss.detach(), trained["loss"], TIGHT)
 
     loss.backward()

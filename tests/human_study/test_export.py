@@ -50,6 +50,18 @@ def test_an_export_has_every_row_ever_made_and_no_names(engine: Engine, tmp_path
     assert "Surname" not in (tmp_path / "out" / "judgments.csv").read_text()
 
 
+def test_a_prompt_is_no_formula_of_a_spreadsheet(engine: Engine, tmp_path: Path) -> None:
+    study = create(engine)
+    formula = '=HYPERLINK("http://example.org")'
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE prompt SET text = :formula"), {"formula": formula})
+    judge_all(study, study.enrol("ann").id)
+    for name in ("judgments.csv", "judgments.parquet"):
+        export.write(study, tmp_path / name)
+    assert {row["prompt"] for row in read(tmp_path / "judgments.csv")} == {f"'{formula}"}
+    assert set(pyarrow.parquet.read_table(tmp_path / "judgments.parquet")["prompt"].to_pylist()) == {formula}
+
+
 def test_parquet_has_the_same_rows_with_types(engine: Engine, tmp_path: Path) -> None:
     study = judged(engine)
     export.write(study, tmp_path / "judgments.parquet")

@@ -57,10 +57,26 @@ def test_the_key_and_the_databases_address_are_the_owners_only(tmp_path: Path) -
     assert len(study.key) == 32
 
 
+def test_images_are_counted_while_they_are_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study_with_images(tmp_path / "quiet")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    study_with_images(tmp_path / "terminal")
+    assert "12/12" in capsys.readouterr().err  # six prompts, two models
+
+
 def test_a_study_is_never_overwritten(tmp_path: Path) -> None:
     study = study_with_images(tmp_path)
     with pytest.raises(BenchError, match="holds a study already"):
         folder.create(study.folder, PLAIN, {"p0": "x"}, {})
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    sources = image_folders(tmp_path, PLAIN.models, 2)
+    with pytest.raises(BenchError, match=r"cannot write .*prompts.csv/study/images/.*: Not a directory"):
+        folder.create(tmp_path / "prompts.csv" / "study", PLAIN, folder.read_prompts(tmp_path / "prompts.csv"), sources)
 
 
 def test_missing_images_are_counted_and_one_is_named(tmp_path: Path) -> None:

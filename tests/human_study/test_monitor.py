@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from sqlalchemy import Engine, select, update
 
@@ -120,6 +121,22 @@ def test_agreement_of_the_opposite_and_of_nobody(engine: Engine) -> None:
     assert (found.pairs, found.equal) == (10, 0.0)
     assert found.alpha is not None
     assert found.alpha < 0
+
+
+def test_agreement_is_that_of_the_results(engine: Engine) -> None:
+    """Without a tie there are two categories: a third would change what AC1 takes for chance."""
+    from human_study import export
+    from reports.study import analyse
+
+    study = create(engine, ONE, prompts=10)
+    judge_all(study, study.enrol("ann").id, chooser(study, "first"))
+    judge_all(study, study.enrol("bob").id)
+    (found,) = monitor.agreement(study)
+    (criterion,) = analyse(pd.DataFrame(export.rows(study), dtype=object)).criteria
+    assert criterion.agreement.several is not None
+    assert criterion.agreement.alpha_nominal is not None
+    assert found.ac1 == criterion.agreement.several.ac1.value
+    assert found.alpha == criterion.agreement.alpha_nominal.value
 
 
 def test_nobody_peeks_at_a_study_of_fixed_size(engine: Engine) -> None:

@@ -210,6 +210,7 @@ def test_nothing_but_an_annotators_own_pair_can_be_judged(engine: Engine) -> Non
         ({"ms_total": 2**31}, "no such time"),
         ({"ms_total": 399, "ms_visible": 100}, "not looked at"),
         ({"page": {"note": "x" * 2000}}, "more about the page"),
+        ({"page": {"zooms": float("nan")}}, "no such page"),
         ({"submit_uuid": "made up"}, "sent last"),
     ],
 )
@@ -327,6 +328,12 @@ def test_the_audit_log_shows_every_later_change(engine: Engine) -> None:
         "row 5 of the audit log was changed"
     )
     assert forged("DELETE FROM audit WHERE sequence=5") == "row 5 of the audit log is missing or out of place"
+    # What makes a vote count for the other model, without a change of the vote.
+    swap = "UPDATE assignment SET left_image=right_image, right_image=left_image WHERE id=3"
+    assert forged(swap) == "judgment 3 is not what the audit log says"
+    assert forged("UPDATE assignment SET kind='gold' WHERE id=3") == "judgment 3 is not what the audit log says"
+    for change in ("image SET model='other' WHERE id=1", "pair SET first_image=second_image"):
+        assert (forged(f"UPDATE {change}") or "").startswith("the design, prompts, images or pairs are not those")
     assert fault() is None
 
 

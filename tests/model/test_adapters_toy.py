@@ -68,5 +68,5 @@ def test_what_answers_is_scored(tmp_path: Path) -> None:
 
 def test_a_server_is_scored(geneval: GenEval, tmp_path: Path) -> None:
     with serving() as server:
-        run(tmp_path / "draws", geneval, ImagesEndpoint(server.address))
-        run(tmp_path / "answers", Vqav2.toy(), ChatEndpoint(server.address))
+        run(tmp_path / "draws", geneval, ImagesEndpoint(server.address, tmp_path / "draws" / "model.jsonl"))
+        run(tmp_path / "answers", Vqav2.toy(), ChatEndpoint(server.address, tmp_path / "answers" / "model.jsonl"))

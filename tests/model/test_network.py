@@ -1,14 +1,16 @@
 """The parts of the network: published sizes, and what the diffusion transformer's gates do."""
 
+import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from transformers import PreTrainedConfig
 
 from model.blip3o import LLAMA, chat
 from model.config import BACKBONES, DiTConfig, llama_1b, qwen3_siglip2, qwen_3b, qwen_7b
-from model.dit import NextDiT
+from model.dit import FREQUENCIES, NextDiT, sinusoids
 from model.eva_clip import EvaClip, EvaConfig, normalize
 from model.llava import SiglipLlava
 
@@ -39,6 +41,15 @@ def test_gates_let_cross_attention_in() -> None:
         shuffled = dit(x, timestep, condition[:, [2, 0, 1]])
     assert not torch.allclose(closed, opened, atol=1e-4)
     torch.testing.assert_close(opened, shuffled, atol=1e-5, rtol=1e-4)  # attention takes tokens as a set
+
+
+def test_sinusoids_are_of_correctly_rounded_frequencies() -> None:
+    """At the largest timestep, where a last bit of a frequency would be 3e-5."""
+    half = FREQUENCIES // 2
+    exponents = -np.float32(math.log(10000)) * np.arange(half, dtype=np.float32) / np.float32(half)
+    angles = [float(np.float32(1000) * np.float32(math.exp(exponent))) for exponent in exponents]
+    expected = torch.tensor([[math.cos(angle) for angle in angles] + [math.sin(angle) for angle in angles]])
+    torch.testing.assert_close(sinusoids(torch.tensor([1000.0])), expected, atol=3e-7, rtol=0)
 
 
 def test_features_are_pooled_patch_features() -> None:

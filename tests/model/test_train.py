@@ -370,6 +370,12 @@ def test_a_bad_recipe_is_named(tmp_path: Path, text: str, message: str) -> None:
         read_recipe(path)
 
 
+def test_a_recipe_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "recipe.png").write_bytes(b"\x89PNG\r\n")
+    with pytest.raises(RecipeError, match=r"recipe\.png is not TOML"):
+        read_recipe(tmp_path / "recipe.png")
+
+
 def test_the_entries_of_the_model_table_are_checked(checkpoint: Path, tmp_path: Path) -> None:
     for model, message in (
         ({"speed": 3}, "model: unknown entry 'speed'"),

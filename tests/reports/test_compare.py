@@ -220,6 +220,26 @@ def test_a_sample_with_another_number_of_answers_is_not_compared(tmp_path: Path)
     assert np.isnan(pair(first, second).parts["entity"].first).all()
 
 
+def test_categories_that_tell_nothing_are_named(tmp_path: Path) -> None:
+    """Nothing changes in colors, so that it adds no error; then position has one prompt with two images."""
+
+    def run(name: str, colors: list[float], position: list[float]) -> Path:
+        tags = {"colors": colors, "position": position}
+        own = scores(
+            "geneval",
+            [(f"{tag}{at // 2}", tag, value) for tag, values in tags.items() for at, value in enumerate(values)],
+        )
+        values = {tag: float(np.mean(values)) for tag, values in tags.items()}
+        stored = metrics({"overall": sum(values.values()) / 2, **values}, own)
+        return store(tmp_path / name, [(record("geneval", stored), own)])
+
+    same = compare.compare(run("a", [1, 0, 1, 0], [1, 1, 0, 1]), run("b", [1, 0, 1, 0], [0, 1, 0, 1]))
+    assert only(same, "overall").note == "no spread in colors, which add nothing to the error"
+    lone = compare.compare(run("c", [1, 0, 1, 1], [1, 1]), run("d", [1, 1, 1, 1], [0, 1]))
+    assert only(lone, "overall").note == "stratum 'position' has one group only: no interval"
+    assert only(lone, "position").note == "one group only: no interval"
+
+
 def test_a_run_compared_with_itself_has_no_difference(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     own = scores(
@@ -395,3 +415,12 @@ def test_the_page_shows_both_images(tmp_path: Path) -> None:
         runs.append(run)
     images = Page(compare.html(compared(runs))).all("img")
     assert len({image["src"] for image in images}) == 2
+    (runs[0] / "realworldqa" / path).unlink()
+    page = Page(compare.html(compared(runs)))
+    assert len(page.all("img")) == 1
+    assert f"the image {path} is not there" in page.text
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    runs = [simple(tmp_path / name / "run", [value]) for name, value in (("old", 1.0), ("new", 0.0))]
+    assert f"{runs[1]} compared with {runs[0]}" in Page(compare.html(compared(runs))).text

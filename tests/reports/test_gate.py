@@ -287,6 +287,13 @@ def test_junit_tells_failures_from_errors(mixed: Gated) -> None:
     assert cases == {("a", "x"): ["system-out"], ("b", "y"): ["failure"], ("c", "present"): ["error"]}
 
 
+def test_junit_is_xml_whatever_the_policy_calls_a_benchmark(tmp_path: Path) -> None:
+    run = simple(tmp_path / "run", values(300, 0))
+    told = ci.junit(gate(run, run, policy(tmp_path, '["a\\u001b<b>"]')))
+    cases = ElementTree.fromstring(told).iter("testcase")
+    assert [case.get("classname") for case in cases] == ["realworldqa", "a\ufffd<b>"]
+
+
 def test_annotations_are_one_escaped_line_each(mixed: Gated) -> None:
     assert ci.github_annotations(mixed).splitlines() == [
         "::error title=b y::50 %25 lost: \x01%0A, really",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,28 @@ def test_a_score_that_is_not_known_is_a_gap(tmp_path: Path) -> None:
     store_run(tmp_path / "step-1", [record("geneval", [Metric("overall", None, None, None, 0, 9)])])
     store_run(tmp_path / "step-2", [record("geneval", [Metric("overall", 0.5, None, None, 9, 0)])])
     assert points(tmp_path) == [[(2.0, 0.5)]]
+
+
+def test_long_names_and_notes_leave_room_for_the_chart(tmp_path: Path) -> None:
+    """Else matplotlib warns that it has none."""
+    for name in "ab":
+        long = f"{name} model with a very long name " * 5
+        store_run(tmp_path / name, [replace(geneval(0.5), model={"name": long}, judge={f"judge {name}": long})])
+    assert max(len(line) for axes in figure(tmp_path).axes for line in axes.texts[0].get_text().split("\n")) <= 60
+    assert "very long name" in html(tmp_path)
+
+
+def test_a_score_that_no_run_has_is_said_to_be_unknown(tmp_path: Path) -> None:
+    store_run(tmp_path / "a", [record("geneval", [Metric("overall", None, None, None, 0, 9)])])
+    (axes,) = figure(tmp_path).axes
+    assert "not scored" in [told.get_text() for told in axes.texts]
+    assert not len(axes.get_xticks())  # no date is 0.02
+
+
+def test_names_in_any_script_are_text_of_the_page(tmp_path: Path) -> None:
+    for name in ("模型/step-1", "Модель/step-2"):  # what is missing from matplotlib's font would be a warning
+        store_run(tmp_path / name, [geneval(0.5)], model=name)
+    assert "模型" in html(tmp_path).partition("</svg>")[0]
 
 
 def test_without_a_run_there_is_no_history(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -117,6 +118,27 @@ def test_runs_are_found_at_any_depth_and_not_within_runs(tmp_path: Path) -> None
     (tmp_path / "empty").mkdir()
     with pytest.raises(BenchError, match="holds no complete run"):
         find_runs(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("started", ["yesterday", "", None, 5])
+def test_a_run_without_a_date_is_left_out(tmp_path: Path, started: Json) -> None:
+    for name in ("a", "b"):
+        store_run(tmp_path / name, [geneval(0.5)])
+    spec = json.loads((tmp_path / "b" / "spec.json").read_text())
+    spec["environment"]["started"] = started
+    (tmp_path / "b" / "spec.json").write_text(json.dumps(spec))
+    runs, left_out = find_runs(tmp_path)
+    assert [run.name for run in runs] == ["a"]
+    assert "does not say when the run was started" in left_out["b"]
+
+
+def test_dates_of_several_time_zones_are_in_utc(tmp_path: Path) -> None:
+    store_run(tmp_path / "a", [geneval(0.5)])
+    spec = tmp_path / "a" / "spec.json"
+    spec.write_text(spec.read_text().replace("12:00:00+00:00", "01:30:00+02:00"))
+    assert find_runs(tmp_path)[0][0].started.isoformat() == "2026-10-31T23:30:00+00:00"
+    spec.write_text(spec.read_text().replace("+02:00", ""))
+    assert find_runs(tmp_path)[0][0].started.tzinfo is not None
 
 
 def test_the_model_the_seed_and_the_machine_do_not_set_kinds_apart() -> None:

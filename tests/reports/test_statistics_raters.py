@@ -226,6 +226,10 @@ def test_agreement_that_is_undefined() -> None:
     with pytest.raises(ValueError, match="outside the categories"):
         rating_counts([[1.0, 7.0]], [1, 2])
     assert cohen_kappa([[5, 0], [0, 0]]).value is None
+    for table in ([[0, 0, 0], [0, 0, 0], [0, 1, 2]], [[3, 2], [0, 0]], [[0, 4], [0, 0]]):
+        assert cohen_kappa(table) == cohen_kappa(np.transpose(table))
+        assert (cohen_kappa(table).value, cohen_kappa(table).standard_error) == (0, None)
+        assert "one category only" in cohen_kappa(table).note
     lonely = agreement([[1, 0], [0, 1]])
     assert lonely.observed is None
     assert lonely.ac1.note

@@ -222,6 +222,27 @@ def test_every_degenerate_study_is_told_as_such() -> None:
     assert only(analyse(single))[1].margin == Estimate(1, None, None, "one group only: no interval")
 
 
+def test_few_or_extreme_votes_claim_nothing_that_cannot_be() -> None:
+    few = judgments(of_counts(3, 1, 0))
+    _, one = only(analyse(few))
+    independent = variant(one, "judgments taken as independent").margin
+    assert (independent.value, independent.high) == (0.5, 1)  # Wald's limit is 1.35
+    assert one.precision.detectable is None
+    assert "too few prompts to find any margin with power 0.8" in one.precision.note
+    single = text(analyse(judgments([1.0])))
+    assert "with 1 prompt that favours a side, p is 1 at least" in single
+    told = text(analyse(judgments(of_counts(3000, 0, 0))))  # the sign test's p is 2^-2999, below every float
+    assert re.search(r"3000 +100\.0 \(99\.9 to 100\.0\) +<1e-300 +<1e-300", told)
+
+
+def test_one_repeated_pair_has_a_kappa_without_an_error() -> None:
+    table = judgments([1.0, 0.0, 0.0], ["p", "q", "p"], annotator=["r"] * 3, kind=["main", "main", "repeat"])
+    results = analyse(table)
+    assert results.criteria[0].repeats.kappa is not None
+    assert (results.criteria[0].repeats.kappa.value, results.criteria[0].repeats.kappa.standard_error) == (0, None)
+    json.loads(results.to_json())
+
+
 def test_repeats_are_matched_by_annotator_and_gold_ties_are_wrong() -> None:
     table = pd.DataFrame(
         [
@@ -417,6 +438,22 @@ def test_the_figure_shows_shares_of_votes() -> None:
     (axes,) = figure(results.comparisons).axes
     assert [round(bar.get_width(), 6) for bar in axes.patches] == [50, 20, 30]  # type: ignore[attr-defined]
     assert [label.get_text() for label in axes.texts][:3] == ["50.0", "20.0", "30.0"]
+
+
+def test_long_names_fit_under_their_bar() -> None:
+    """Else matplotlib warns that no room is left for the bar."""
+    long = "a model with a very long name " * 5
+    results = analyse(between([("A", long, 5, 3), (long, "A", 4, 4)]))
+    names = {told.get_text() for told in figure(results.comparisons).axes[0].texts}
+    assert "a model with a very long name…" in names
+    assert long in Page(html(results, "long")).text
+
+
+def test_a_name_does_not_turn_round_what_is_said_of_it() -> None:
+    table = judgments(of_counts(9, 1, 0)).replace({"A": "A\u202eevil"})
+    for told in (html(analyse(table), "\u2067x"), markdown(analyse(table)), text(analyse(table))):
+        assert not re.search("[\u202a-\u202e\u2066-\u2069]", told)
+        assert "u202eevil" in told
 
 
 def test_a_criterion_without_votes_is_named() -> None:

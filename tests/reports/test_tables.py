@@ -64,7 +64,7 @@ def test_markdown_cells_are_text() -> None:
         "",
         r"| a\|b | 50 % |",
         "| --- | ---: |",
-        r"| x\_1 & \*y\* \<b\> | \\\{3\}^\~\#$ |",
+        r"| x\_1 \& \*y\* \<b\> | \\\{3\}^\~\#$ |",
     ]
 
 
@@ -75,10 +75,15 @@ def test_latex_cells_are_text() -> None:
         r"\toprule",
         r"a\textbar{}b & 50 \% \\",
         r"\midrule",
-        r"x\_1 \& *y* \textless{}b\textgreater{} & \textbackslash{}\{3\}\textasciicircum{}\textasciitilde{}\#\$ \\",
+        r"x\_1 \& {*}y{*} \textless{}b\textgreater{} & \textbackslash{}\{3\}\textasciicircum{}\textasciitilde{}\#\$ \\",
         r"\bottomrule",
         r"\end{tabular}",
     ]
+
+
+def test_a_row_that_begins_with_a_bracket_is_no_option_of_the_one_before() -> None:
+    rows = as_latex(Table(("a",), (("[1ex]",), ("*",)), frozenset())).splitlines()
+    assert rows[4:6] == [r"{[}1ex] \\", r"{*} \\"]
 
 
 def test_text_without_rows_is_its_head() -> None:

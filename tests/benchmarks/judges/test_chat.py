@@ -25,20 +25,18 @@ import pytest
 from PIL import Image
 
 from benchmarks.judges.chat import (
-    BudgetError,
     Chat,
     ChatReply,
     Endpoint,
     LocalModel,
-    Prices,
     Question,
     Replay,
-    Usage,
     ask_many,
     at_once,
     data_url,
     image_tokens,
 )
+from benchmarks.server import BudgetError, Prices, Usage
 from benchmarks.types import BenchError, JudgeError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -174,7 +172,7 @@ def setup(server: Server, tmp_path: Path) -> Setup:
 
 
 def ask(chat: Chat, prompt: str = "2 + 2?", key: str = "q/1") -> ChatReply:
-    return chat.ask(prompt, temperature=0.0, max_tokens=128, key=key)
+    return chat.ask(Question(prompt, 0.0, 128, key))
 
 
 def questions(count: int) -> list[Question]:
@@ -231,8 +229,8 @@ def test_everything_that_determines_a_reply_is_part_of_its_name(setup: Setup) ->
     ask(endpoint)
     ask(endpoint, prompt="3 + 3?")
     ask(endpoint, key="q/1/run2")
-    endpoint.ask("2 + 2?", temperature=0.5, max_tokens=128, key="q/1")
-    endpoint.ask("2 + 2?", temperature=0.0, max_tokens=64, key="q/1")
+    endpoint.ask(Question("2 + 2?", 0.5, 128, "q/1"))
+    endpoint.ask(Question("2 + 2?", 0.0, 64, "q/1"))
     ask(setup.endpoint(model="other"))
     ask(setup.endpoint(url=setup.server.url.replace("127.0.0.1", "localhost")))
     assert len(setup.server.asked) == 7
@@ -274,7 +272,8 @@ def test_after_a_kill_nothing_stored_is_asked_again_and_no_cost_is_hidden(setup:
     program = textwrap.dedent("""
         import sys
         from pathlib import Path
-        from benchmarks.judges.chat import Endpoint, Prices, Question, ask_many
+        from benchmarks.judges.chat import Endpoint, Question, ask_many
+        from benchmarks.server import Prices
 
         endpoint = Endpoint(sys.argv[1], "judge", Path(sys.argv[2]), prices=Prices(25.0, 100.0), concurrency=4)
         ask_many(endpoint, [Question(f"question {n}", 0.0, 128, f"q/{n}") for n in range(400)])
@@ -412,9 +411,7 @@ def picture(size: tuple[int, int] = (8, 8), kind: str = "PNG", color: str = "red
 
 
 def look(endpoint: Endpoint, *images: bytes, system: str | None = None, thinking: bool | None = None) -> ChatReply:
-    return endpoint.ask(
-        "What is it?", temperature=0.0, max_tokens=128, key="q/1", images=images, system=system, thinking=thinking
-    )
+    return endpoint.ask(Question("What is it?", 0.0, 128, "q/1", images, system, thinking))
 
 
 @pytest.fixture
@@ -505,7 +502,7 @@ def test_the_budget_counts_images(seeing: Setup) -> None:
 def test_a_replay_needs_no_images(seeing: Setup) -> None:
     look(seeing.endpoint(), picture())
     replay = Replay(seeing.cache)
-    again = replay.ask("What is it?", temperature=0.0, max_tokens=128, key="q/1", images=[picture()], system="You see.")
+    again = replay.ask(Question("What is it?", 0.0, 128, "q/1", [picture()], "You see."))
     assert again.text == "a red square"
 
 
@@ -713,7 +710,7 @@ def causal(vlm: Path) -> Path:
 def test_a_local_model_answers_greedily_at_temperature_zero(request: pytest.FixtureRequest, kind: str) -> None:
     folder: Path = request.getfixturevalue(kind)
     judge = LocalModel(folder, kind)
-    replies = [judge.ask("red circle", temperature=0.0, max_tokens=8, key=key) for key in ("q/1", "q/2")]
+    replies = [judge.ask(Question("red circle", 0.0, 8, key)) for key in ("q/1", "q/2")]
     assert replies[0] == replies[1]
     assert replies[0].prompt_tokens > 2
     assert 1 <= replies[0].completion_tokens <= 8
@@ -726,7 +723,7 @@ def test_a_local_models_draws_depend_on_the_key_alone(causal: Path) -> None:
     judge = LocalModel(causal, "causal")
 
     def draw(key: str) -> str:
-        return judge.ask("red circle", temperature=1.0, max_tokens=8, key=key).text
+        return judge.ask(Question("red circle", 1.0, 8, key)).text
 
     state = torch.get_rng_state()
     first = draw("q/1")
@@ -768,7 +765,7 @@ def test_a_local_model_sees_images(vlm: Path, tmp_path: Path) -> None:
     judge = LocalModel(folder, "toy")
 
     def tokens(*images: bytes, system: str | None = None, thinking: bool | None = None) -> int:
-        return int(judge._tokens("color", images, system, thinking)["input_ids"].shape[1])
+        return int(judge._tokens(Question("color", 0.0, 4, "q/1", images, system, thinking))["input_ids"].shape[1])
 
     red, blue = picture((64, 64)), picture((64, 64), color="blue")
     one = tokens(red)
@@ -776,12 +773,12 @@ def test_a_local_model_sees_images(vlm: Path, tmp_path: Path) -> None:
     assert tokens(red, system="You see.") > one
     assert tokens(red, thinking=False) > one
     assert tokens(red, thinking=True) == one
-    pixels = [judge._tokens("color", [image], None, None)["pixel_values"] for image in (red, blue)]
+    pixels = [judge._tokens(Question("color", 0.0, 4, "q/1", [image]))["pixel_values"] for image in (red, blue)]
     assert not pixels[0].equal(pixels[1])
     with pytest.raises(JudgeError, match="is no image"):
-        judge.ask("color", temperature=0.0, max_tokens=4, key="q/1", images=[b"<html>"])
+        judge.ask(Question("color", 0.0, 4, "q/1", [b"<html>"]))
 
 
 def test_a_local_model_without_eyes_is_a_users_error(causal: Path) -> None:
     with pytest.raises(BenchError, match="the judge causal sees no images: choose a vision-language model"):
-        LocalModel(causal, "causal").ask("color", temperature=0.0, max_tokens=4, key="q/1", images=[picture()])
+        LocalModel(causal, "causal").ask(Question("color", 0.0, 4, "q/1", [picture()]))

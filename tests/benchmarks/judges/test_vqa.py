@@ -7,7 +7,7 @@ import io
 import random
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from benchmarks.judges import vqa
-from benchmarks.judges.chat import ChatReply
+from benchmarks.judges.chat import ChatReply, Question
 from benchmarks.judges.vqa import BlipVqa, ChatModelVqa, ChatVqa, Mplug, ReplayVqa, VqaJudge, yes_or_no
 from benchmarks.shapes.scene import random_scene, render
 from benchmarks.types import BenchError, Json, JudgeError
@@ -278,24 +278,14 @@ class FakeChat:
     def describe(self) -> Mapping[str, Json]:
         return {"kind": "fake"}
 
-    def ask(
-        self,
-        prompt: str,
-        *,
-        temperature: float,
-        max_tokens: int,
-        key: str,
-        images: Sequence[bytes] = (),
-        system: str | None = None,
-        thinking: bool | None = None,
-    ) -> ChatReply:
-        with Image.open(io.BytesIO(images[0])) as image:
+    def ask(self, question: Question) -> ChatReply:
+        with Image.open(io.BytesIO(question.images[0])) as image:
             assert image.size == (64, 64)
-        assert temperature == 0
-        self.asked.append((key, prompt))
-        if "ring" in prompt:
+        assert question.temperature == 0
+        self.asked.append((question.key, question.prompt))
+        if "ring" in question.prompt:
             raise JudgeError("overloaded")
-        return ChatReply("Yes, it is." if "red" in prompt else "No", 0, 0, None)
+        return ChatReply("Yes, it is." if "red" in question.prompt else "No", 0, 0, None)
 
 
 def test_a_server_is_asked_each_question_with_the_image() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.harness import mmvet_judge_prompt, mmvet_read
-from benchmarks.judges.chat import Chat
+from benchmarks.judges.chat import Chat, Question
 from benchmarks.shapes.chat import WordJudge
 
 
@@ -23,5 +23,5 @@ from benchmarks.shapes.chat import WordJudge
 def test_mmvet_is_the_share_of_elements_that_the_reply_holds(answer: str, reply: str, score: float) -> None:
     doc = {"question_id": "v1_0", "question": "What is it?", "answer": answer, "capability": "rec"}
     judge: Chat = WordJudge()
-    said = judge.ask(mmvet_judge_prompt(doc, reply), temperature=0, max_tokens=128, key="any").text
+    said = judge.ask(Question(mmvet_judge_prompt(doc, reply), 0.0, 128, "any")).text
     assert mmvet_read(said) == score

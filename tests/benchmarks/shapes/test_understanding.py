@@ -13,6 +13,7 @@ from datasets import Dataset
 
 from benchmarks import harness
 from benchmarks.harness import HarnessTask, Profile
+from benchmarks.judges.chat import Question
 from benchmarks.shapes import training
 from benchmarks.shapes.chat import WordJudge
 from benchmarks.shapes.understanding import COLUMNS, oracle_answer
@@ -61,7 +62,7 @@ def scored(column: str, replies: list[str], profile: Profile, metrics: list[str]
         judged = None
         if column == "mmvet":
             prompt = harness.mmvet_judge_prompt(doc, reply)
-            judged = WordJudge().ask(prompt, temperature=0, max_tokens=128, key="").text
+            judged = WordJudge().ask(Question(prompt, 0.0, 128, "")).text
         for metric, item in task.results(doc_id, reply, judged).items():
             items[metric].append(item)
     return {metric: task.aggregate(metric, items[metric]) for metric in metrics}

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from benchmarks import wise
-from benchmarks.judges.chat import ImageChat
+from benchmarks.judges.chat import Chat, Question
 from benchmarks.shapes.chat import SceneJudge, held_out, held_out_accuracy, near_miss
 from benchmarks.shapes.scene import COLORS, Color, Scene, Shape, place, render
 from benchmarks.shapes.wise import (
@@ -39,7 +39,7 @@ def satisfies(scene: Scene, asked: Wanted) -> bool:
 
 
 @pytest.fixture(scope="module")
-def judge() -> ImageChat:
+def judge() -> Chat:
     return SceneJudge()
 
 
@@ -153,16 +153,16 @@ def test_the_prompt_of_a_random_item_belongs_to_its_scene() -> None:
         ([], 0),
     ],
 )
-def test_two_circles_and_nothing_else(judge: ImageChat, objects: list[tuple[Shape, Color]], score: int) -> None:
+def test_two_circles_and_nothing_else(judge: Chat, objects: list[tuple[Shape, Color]], score: int) -> None:
     scene = place(objects, [(0, 0), (1, 1), (0, 1)][: len(objects)], random.Random(8))
     told = "Meaning: There are two. The image should show exactly two circles and nothing else.\n\nGive 1 only if"
-    reply = judge.ask(told, temperature=0.0, max_tokens=500, key="any", images=(png(scene),))
+    reply = judge.ask(Question(told, 0.0, 500, "any", (png(scene),)))
     assert wise.read_verified(reply.text) == {"score": score}
 
 
-def test_an_explanation_of_another_world_is_a_judge_error(judge: ImageChat) -> None:
+def test_an_explanation_of_another_world_is_a_judge_error(judge: Chat) -> None:
     with pytest.raises(JudgeError, match="no explanation of the shapes world"):
-        judge.ask("mooncakes", temperature=0.0, max_tokens=500, key="any", images=(png(Scene(())),))
+        judge.ask(Question("mooncakes", 0.0, 500, "any", (png(Scene(())),)))
 
 
 def test_near_misses_differ_in_one_thing_that_counts() -> None:
