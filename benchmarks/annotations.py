@@ -133,6 +133,8 @@ def read_annotations(path: Path, metadata: Sequence[Metadata]) -> list[Annotated
     votes: dict[Image, list[bool]] = {}
     for number, row in enumerate(csv.DictReader(io.StringIO(text)), start=1):
         try:
+            if None in row.values():
+                raise ValueError("it is cut off")  # and would be an annotator who saw nothing
             prompt, image = int(row["Input.prompt_id"]), int(row["Input.image_id"])
             same_prompt = row["Input.caption"] == metadata[prompt]["prompt"]
             vote = all_there(metadata[prompt], row)

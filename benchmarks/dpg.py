@@ -278,8 +278,8 @@ class DpgBench:
         blob = git_blob(content)
         data = {"prompts": path.name, "git_blob": blob, "official": blob == OFFICIAL_BLOB}
         try:
-            rows = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""))
-        except UnicodeDecodeError as error:
+            rows = list(csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline="")))
+        except (UnicodeDecodeError, csv.Error) as error:
             raise BenchError(f"{path} is no CSV file in UTF-8: fetch DPG-Bench's dpg_bench.csv again") from error
         return cls(
             questions(rows, str(path)), judge, data, profile=profile, grid=grid, images_per_prompt=images_per_prompt
@@ -369,7 +369,9 @@ class DpgBench:
         self, profile: Profile, asked: Questions | None, samples: Sequence[Sample], verdicts: Mapping[str, Verdict]
     ) -> _Judged:
         rule = RULES[profile]
-        crops = {s.id: verdicts[s.id].finding["crops"] for s in samples if s.id in verdicts}
+        crops = {
+            s.id: verdicts[s.id].finding["crops"] for s in samples if s.id in verdicts and verdicts[s.id].error is None
+        }
         if not crops or (rule.all_crops and len(crops) < len(samples)):
             reason = f"{len(samples) - len(crops)} of the prompt's {len(samples)} images were not judged"
             return _Judged(samples, crops, None, reason)
@@ -524,6 +526,8 @@ def questions(rows: Iterable[Mapping[str, str | None]], source: str) -> list[Que
 
 def _question(row: Mapping[str, str | None]) -> Question:
     values = {name: value or "" for name, value in row.items()}
+    if not values["question_natural_language"].strip():  # as of a row that was cut off
+        raise ValueError("no question")
     return Question(
         item=values["item_id"],
         prompt=values["text"],

@@ -69,20 +69,26 @@ class ModelEndpoint:
     ) -> list[T | Exception]:
         """A batch is asked together: its size is the number of requests at a time.
 
-        Raises BudgetError before a batch that could pass the budget: nothing that was paid for is lost by it.
+        Raises BudgetError before a batch that could pass the budget, and BenchError where the server refuses each of
+        it: nothing that was paid for is lost by either.
         """
         with ThreadPoolExecutor(max(1, len(samples))) as pool:
             requests = list(pool.map(prepare, samples, seeds))
             self._server.ledger.require([one.highest for one in requests if isinstance(one, Request)])
-            return list(pool.map(self._asked, requests))
+            results = list(pool.map(self._asked, requests))
+        if all(isinstance(one, Exception) for one in results):
+            for one in results:
+                if isinstance(one, BenchError) and not isinstance(one, BudgetError):
+                    raise one
+        return results
 
     def _asked(self, request: Request[T] | Exception) -> T | Exception:
-        """This sample's error where the server refuses this request, a user's error where it would refuse every one."""
+        """What the server makes of it, or this sample's error."""
         if isinstance(request, Exception):
             return request
         try:
             return self._server.ask(request.send, request.read, request.highest)
-        except (ReplyError, BudgetError) as error:  # the budget's where a repetition, or another process, spent it
+        except (ReplyError, BenchError) as error:  # the budget's where a repetition, or another process, spent it
             return error
 
 
@@ -102,8 +108,8 @@ class ChatEndpoint(ModelEndpoint):
         self._prices = prices
 
     def answer(self, samples: Sequence[Sample], seeds: Sequence[int]) -> list[str | Exception]:
-        """One reply per sample, cut at its first stop string, or why there is none. Raises BenchError as ``Server.ask``
-        does, and BudgetError before the batch that could pass the budget.
+        """One reply per sample, cut at its first stop string, or why there is none. Raises BenchError where the
+        server refuses each, and BudgetError before the batch that could pass the budget.
 
         One message of the user: images first, as PNG, then the question. A sampled reply is asked for with the
         sample's seed, which a server may ignore.
@@ -191,7 +197,7 @@ class ImagesEndpoint(ModelEndpoint):
         try:
             encoded = json.loads(body)["data"][0]["b64_json"]
             image = open_image(io.BytesIO(base64.b64decode(encoded))).convert("RGB")
-        except (ValueError, LookupError, TypeError, *UNREADABLE) as error:
+        except (ValueError, LookupError, TypeError, RecursionError, *UNREADABLE) as error:
             return Received(ReplyError(f"{self._server.model} sent no image but {body[:80]!r}: {error}"))
         return Received(image, row={"key": sample.id})
 

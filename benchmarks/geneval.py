@@ -513,10 +513,14 @@ def read_metadata(path: Path) -> list[Metadata]:
     for number, line in enumerate(_lines(path), start=1):
         try:
             entry = json.loads(line)
-            _ = entry["tag"], entry["prompt"], [clause["class"] for clause in entry["include"]]
+            _ = entry["tag"], entry["prompt"], entry["include"]
+            for clause in (*entry["include"], *entry.get("exclude", ())):
+                _ = clause["class"], clause["count"]
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise BenchError(f"{path} line {number} is not GenEval metadata: {error!r}") from error
         entries.append(entry)
+    if not entries:
+        raise BenchError(f"{path} is empty: GenEval's metadata has one line per prompt")
     return entries
 
 
@@ -529,9 +533,11 @@ def _lines(path: Path) -> list[str]:
     if not path.is_file():
         raise BenchError(f"{path} is not there: fetch GenEval's data or give its path")
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise BenchError(f"cannot read {path}: {error}") from error
+    # A prompt may hold what else splitlines() breaks at.
+    return text.removesuffix("\n").split("\n") if text else []
 
 
 @dataclass(frozen=True)
@@ -572,7 +578,9 @@ def read_results(path: Path) -> list[Result]:
         try:
             row = json.loads(line)
             rows.append(Result(**{column.name: row[column.name] for column in fields(Result)}))
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            if rows[-1].correct not in (True, False):
+                raise ValueError(f"correct is {rows[-1].correct!r}")
+        except (ValueError, KeyError, TypeError) as error:
             raise BenchError(f"{path} line {number} is not a line of GenEval's results.jsonl: {error!r}") from error
     if not rows:
         raise BenchError(f"{path} is empty: GenEval's results.jsonl has one line per image")

@@ -67,11 +67,12 @@ class MmBench(Understanding):
 
     def sample(self, doc_id: int, doc: Doc) -> Sample:
         options = [doc[letter] for letter in "ABCD"]
+        index = int(doc["index"])  # a text in an early upload
         return self.ask(
             doc_id,
             doc,
-            question_id=doc["index"],
-            group=doc["index"] % ROTATION,
+            question_id=index,
+            group=index % ROTATION,
             stratum=doc["L2-category"],
             answer=doc["answer"],
             choices=sum(option not in (None, "", "nan") for option in options),

@@ -78,7 +78,9 @@ def _entries(text: str, path: Path) -> Iterable[tuple[int, Json]]:
     except ValueError:  # more than one line, or no JSON at all
         pass
     entries = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):  # a prompt may hold what else splitlines() breaks at
+        if not line.strip():
+            continue
         try:
             entries.append((number, json.loads(line)))
         except ValueError as error:

@@ -172,7 +172,7 @@ def run(
         benchmarks={benchmark.name: _described(benchmark) for benchmark in benchmarks},
     )
     store.open_run(root, spec, environment.current())
-    return _do(root, benchmarks, model, settings, part)
+    return _do(root, spec, benchmarks, model, settings, part)
 
 
 def generate(root: Path, benchmarks: Sequence[Benchmark], model: Model, settings: Settings, part: Part) -> int:
@@ -209,7 +209,7 @@ def judge(
     missing = 0
     for benchmark in benchmarks:
         folder, asked = root / benchmark.name, samples[benchmark.name]
-        _judge(folder, benchmark, asked[part.rank :: part.world], batch_size, part, timeout)
+        _judge(folder, spec, benchmark, asked[part.rank :: part.world], batch_size, part, timeout)
         missing += len(_unjudged(folder, asked))
     return missing
 
@@ -275,20 +275,25 @@ def rejudge(
     _check_predicted(root, {benchmark.name: _samples(benchmark, spec.limit) for benchmark in benchmarks})
     store.rejudge(root, spec, environment.current())
     settings = Settings(spec.suite, spec.seed, spec.limit, batch_size, judge_timeout=timeout)
-    return _do(root, benchmarks, None, settings, part)
+    return _do(root, spec, benchmarks, None, settings, part)
 
 
 def _do(
-    root: Path, benchmarks: Sequence[Benchmark], model: Model | None, settings: Settings, part: Part
+    root: Path,
+    spec: store.RunSpec,
+    benchmarks: Sequence[Benchmark],
+    model: Model | None,
+    settings: Settings,
+    part: Part,
 ) -> list[RunRecord] | None:
-    """What ``run`` does once the run is opened. Without a model all predictions are stored."""
+    """What ``run`` does once the run is opened with ``spec``. Without a model all predictions are stored."""
     samples = {benchmark.name: _samples(benchmark, settings.limit) for benchmark in benchmarks}
     metrics: dict[str, list[Metric]] = {}
     for benchmark in benchmarks:
         folder, own = root / benchmark.name, samples[benchmark.name][part.rank :: part.world]
         if model is not None:
             _predict(folder, benchmark, model, own, settings, part)
-        _judge(folder, benchmark, own, settings.batch_size, part, settings.judge_timeout)
+        _judge(folder, spec, benchmark, own, settings.batch_size, part, settings.judge_timeout)
         with suppress(IncompleteError):
             metrics[benchmark.name] = merge(folder, benchmark, samples[benchmark.name])
     incomplete: list[str] = []
@@ -371,26 +376,34 @@ def _finish(
 ) -> list[RunRecord]:
     # As it is now: other processes may have added to it.
     spec, started_in = store.read_spec(root)
-    records = [record(benchmark, metrics[benchmark.name], spec, started_in) for benchmark in benchmarks]
+    records = [
+        record(benchmark.name, benchmark.version, benchmark.profile, metrics[benchmark.name], spec, started_in)
+        for benchmark in benchmarks
+    ]
     store.write_records(root, records)
     return records
 
 
 def record(
-    benchmark: Benchmark, metrics: Sequence[Metric], spec: store.RunSpec, started_in: store.Environment
+    name: str,
+    version: str,
+    profile: str,
+    metrics: Sequence[Metric],
+    spec: store.RunSpec,
+    started_in: store.Environment,
 ) -> RunRecord:
-    """What is known about a benchmark of the run, with these metrics."""
+    """What is known about one benchmark of the run, with these metrics by rules of that version and profile."""
     # Not benchmark.describe(): rescoring needs no judge, and what saw the predictions is what the spec says.
-    described = dict(spec.benchmarks[benchmark.name])
+    described = dict(spec.benchmarks[name])
     del described["version"], described["profile"]
     also = {"also": list(started_in.also)} if started_in.also else {}
     rejudged = {"rejudged": list(started_in.rejudged)} if started_in.rejudged else {}
-    too_large = [entry for entry in started_in.out_of_memory if entry["benchmark"] == benchmark.name]
+    too_large = [entry for entry in started_in.out_of_memory if entry["benchmark"] == name]
     return RunRecord(
-        benchmark=benchmark.name,
-        version=benchmark.version,
+        benchmark=name,
+        version=version,
         suite=spec.suite,
-        profile=benchmark.profile,
+        profile=profile,
         model=spec.model,
         judge=described.pop("judge", None) or {},
         data=described.pop("data", {}),
@@ -564,9 +577,16 @@ def _png(result: object) -> bytes:
 
 
 def _judge(
-    folder: Path, benchmark: Benchmark, own: Sequence[Sample], batch_size: int, part: Part, timeout: float
+    folder: Path,
+    spec: store.RunSpec,
+    benchmark: Benchmark,
+    own: Sequence[Sample],
+    batch_size: int,
+    part: Part,
+    timeout: float,
 ) -> None:
     with store.Shard(store.shard_path(folder, Verdict, part.rank)) as shard:
+        store.check_judge(folder, spec)
         predictions, stored = store.read_predictions(folder), store.read_errors(folder, Verdict)
         usable = [sample for sample in own if sample.id not in predictions.errors]
         pending = [sample for sample in usable if sample.id not in stored or stored[sample.id] is not None]

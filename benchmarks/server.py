@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import math
 import os
 import socket
 import threading
@@ -18,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+from urllib.parse import urlsplit
 
 from benchmarks.types import BenchError, Json
 
@@ -30,6 +32,8 @@ T = TypeVar("T")
 
 #: Environment variable with the server's key. Servers of one's own, such as vLLM, take any.
 KEY_VARIABLE = "OPENAI_API_KEY"
+#: US dollars by which a sum of charges may miss a budget that it fills exactly.
+ROUNDING = 1e-9
 #: The code of a 429 that no pause mends (platform.openai.com/docs/guides/error-codes).
 NO_CREDIT = "insufficient_quota"
 
@@ -100,10 +104,22 @@ class Server:
         ``max_cost`` (US dollars) bounds all that the file ``charges`` has charged, by any process and start.
         ``timeout`` is in seconds without a byte. Of ``attempts`` the n-th is followed by a random pause of up to
         ``backoff`` * 2**(n - 1) seconds, at most 60, to which is added what the server asks for, at most 300.
+        Raises BenchError for a malformed ``url``, and for one that holds a secret, since the record keeps it.
         """
         import openai
         import tenacity
 
+        try:
+            parts = urlsplit(url)
+        except ValueError as error:
+            raise BenchError(
+                f"the {role}'s address is no URL ({error}): give one such as http://localhost:8000/v1"
+            ) from error
+        if "@" in parts.netloc or parts.query:
+            raise BenchError(
+                f"the {role}'s address holds a password or a query, which the record would keep: give the address "
+                f"alone, and set {KEY_VARIABLE} to the key"
+            )
         self.role = role
         self.url = url.rstrip("/")
         self.model = model
@@ -173,7 +189,9 @@ class Server:
 
     def _refusal(self, error: openai.APIStatusError) -> Exception:
         """A user's error where the server would refuse every request, a missing reply where it refuses this one."""
-        said = f"the {self.role} {self.model} at {self.url} answered {brief(error)}"
+        # Some servers repeat the key that they refuse, and what is said may go into the record.
+        answered = brief(error).replace(os.environ.get(KEY_VARIABLE) or "\0", KEY_VARIABLE)
+        said = f"the {self.role} {self.model} at {self.url} answered {answered}"
         if error.status_code == 401:
             return BenchError(f"{said}: set {KEY_VARIABLE} to its key")
         if error.status_code == 402 or error.code == NO_CREDIT:
@@ -193,7 +211,7 @@ def read_completion(body: str) -> tuple[str | None, int, int]:
         text = completion["choices"][0]["message"]["content"]
         usage = completion.get("usage") or {"prompt_tokens": 0, "completion_tokens": 0}
         tokens = int(usage["prompt_tokens"]), int(usage["completion_tokens"])
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ReplyError(f"the server sent no chat completion but {body[:80]!r}") from error
     return None if text is None else str(text), *tokens
 
@@ -267,7 +285,7 @@ class Ledger:
     def require(self, amounts: Sequence[float]) -> None:
         """Raise BudgetError where requests of so many dollars each may together pass the limit."""
         with self._settled, self._exclusive():
-            if self.limit is not None and self._usage.cost + sum(amounts) > self.limit:
+            if self._beyond(math.fsum(amounts)):
                 raise self._exhausted(f"{len(amounts)} requests" if len(amounts) > 1 else "request")
 
     def reserve(self, amount: float) -> None:
@@ -291,6 +309,10 @@ class Ledger:
                 with self._exclusive() as file:
                     self._append(file, {**row, "charge": correction})
 
+    def _beyond(self, amount: float) -> bool:
+        # Three times 0.1 is more than 0.3 in binary fractions.
+        return self.limit is not None and self._usage.cost + amount > self.limit + ROUNDING
+
     def _exhausted(self, following: str) -> BudgetError:
         return BudgetError(
             f"the {self.role} has cost ${self._usage.cost:.4f}, and the next {following} may take that beyond "
@@ -301,7 +323,7 @@ class Ledger:
         if not amount:
             return True
         with self._exclusive() as file:
-            if self.limit is not None and self._usage.cost + amount > self.limit:
+            if self._beyond(amount):
                 return False
             self._append(file, {"charge": amount})
             return True

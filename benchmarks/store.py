@@ -177,6 +177,20 @@ def rejudge(root: Path, spec: RunSpec, environment: Environment) -> None:
         _replace(root / "spec.json", [_spec_document(spec, started_in)])
 
 
+def check_judge(folder: Path, spec: RunSpec) -> None:
+    """Raise BenchError unless the judge of the benchmark in ``folder`` is still that of ``spec``.
+
+    For a process that has its shard of verdicts open: from then on ``rejudge`` refuses.
+    """
+    root = folder.parent
+    if (root / ".lock").exists():  # one that has not seen the shard is let through to its end
+        with _exclusive(root / ".lock"):
+            pass
+    here = json.loads(_document(spec.benchmarks[folder.name].get("judge")))
+    if read_spec(root)[0].benchmarks[folder.name].get("judge") != here:
+        raise BenchError(f"another process has replaced the judge of {folder.name} in {root}: start again with that")
+
+
 def _without_judges(spec: RunSpec) -> RunSpec:
     return replace(
         spec,
@@ -221,9 +235,20 @@ def read_spec(root: Path) -> tuple[RunSpec, Environment]:
         content = json.loads(data)
         stored = content.pop("environment")
         lists = {name: tuple(stored.get(name, ())) for name in ("also", "out_of_memory", "rejudged")}
-        return RunSpec(**content), Environment(**{**stored, **lists})
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        spec = RunSpec(**content)
+        _check_types(spec)
+        return spec, Environment(**{**stored, **lists})
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise BenchError(f"{path} is not the spec of a run ({error}); use another --out") from error
+
+
+def _check_types(spec: RunSpec) -> None:
+    """Raise ValueError for what no run is started with, such as a benchmark whose folder would lie elsewhere."""
+    if type(spec.seed) is not int or type(spec.limit) not in (int, type(None)):
+        raise ValueError("seed and limit are whole numbers")
+    for name, described in spec.benchmarks.items():
+        if name in ("", "..") or Path(name).name != name or not isinstance(described, dict):
+            raise ValueError(f"{name!r} is no benchmark")
 
 
 def _loaded(data: bytes) -> Any:
@@ -464,13 +489,13 @@ def _parsed(path: Path, kind: type[Row], lines: Sequence[bytes], read: int) -> I
     """The rows of ``lines``, before which ``read`` others were read."""
     try:
         rows = _loaded(b"[" + b",".join(lines) + b"]")  # a third faster than line by line
-    except ValueError:
+    except (ValueError, RecursionError):
         rows = None
     for number, line in enumerate(lines):
         try:
             values = rows[number] if rows is not None and len(rows) == len(lines) else _loaded(line)
             row = _row(kind, values)
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise BenchError(
                 f"{path}, line {read + number + 1} is damaged; delete that line, "
                 "and the same command does its sample again"
@@ -526,7 +551,7 @@ def read_records(root: Path) -> list[RunRecord]:
             RunRecord(**{**record, "metrics": tuple(Metric(**metric) for metric in record["metrics"])})
             for record in _loaded(data)["records"]
         ]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise BenchError(f"{path} is damaged; blip3o-bench run --rescore --out {root} writes it again") from error
 
 

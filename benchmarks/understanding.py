@@ -343,11 +343,12 @@ def _fetch_command(folder: Path, column: type[Understanding]) -> str:
 
 
 def _shards(folder: Path, column: type[Understanding]) -> list[Path]:
-    """Every file of the scored split; the publisher writes their number into each name: test-00000-of-00002.parquet."""
+    """Every file of the scored split; the publisher writes their number into each name: test-00000-of-00002.parquet,
+    or test-00000-of-00002-a25dbe3b44c4fda6.parquet of older ones."""
     files = sorted(folder.rglob(column.files))
     if not files:
         raise BenchError(f"no {column.title} in {folder}: {_fetch_command(folder, column)}")
-    expected = int(re.split("[-.]", files[0].name)[-2])
+    expected = int(re.findall(r"-of-(\d+)", files[0].name)[-1])
     if len(files) != expected:
         raise BenchError(
             f"{len(files)} shards of {column.title} in {files[0].parent}, {expected} expected: "

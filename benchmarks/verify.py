@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -52,7 +53,9 @@ def verify(root: Path, benchmarks: Mapping[str, Benchmark | BenchError], weights
     left_out: list[str] = []
     recorded: dict[str, RunRecord] = {}
     try:
-        recorded = {one.benchmark: one for one in store.read_records(root)}
+        records = store.read_records(root)
+        recorded = {one.benchmark: one for one in records}
+        differences += _twice("run.json", [one.benchmark for one in records])
     except BenchError as error:
         differences.append(Difference("run.json", "", str(error)))
     if recorded and recorded.keys() != spec.benchmarks.keys():
@@ -76,6 +79,9 @@ def verify(root: Path, benchmarks: Mapping[str, Benchmark | BenchError], weights
         differences += _artefacts(root, folder, predictions, spec.seed)
         if isinstance(benchmark, BenchError):
             left_out.append(f"scores and data of {name}: {benchmark}")
+            if name in recorded:  # what is no score it has from spec.json all the same
+                own = recorded[name]
+                differences += _record(own, record(name, own.version, own.profile, own.metrics, spec, environment))
             continue
         differences += _inputs(spec.benchmarks[name], benchmark, left_out)
         asked = limited(benchmark.samples(), spec.limit)
@@ -106,7 +112,8 @@ def _results(
         return
     yield from _scores(folder, scores)
     if recorded is not None:
-        yield from _record(recorded, record(benchmark, metrics, spec, environment))
+        expected = record(benchmark.name, benchmark.version, benchmark.profile, metrics, spec, environment)
+        yield from _record(recorded, expected)
 
 
 def _altered(root: Path, folder: Path) -> Iterator[Difference]:
@@ -184,10 +191,15 @@ def _counts(
 def _scores(folder: Path, expected: Sequence[Score]) -> Iterator[Difference]:
     file = f"{folder.name}/scores.jsonl"
     try:
-        stored = {score.id: score for score in store.read_scores(folder)}
+        rows = store.read_scores(folder)
     except BenchError as error:
         yield Difference(file, "", str(error))
         return
+    ids, asked = [score.id for score in rows], [score.id for score in expected]
+    yield from _twice(file, ids)
+    if ids != asked and Counter(ids) == Counter(asked):
+        yield Difference(file, "", "the scores are in another order than the samples")
+    stored = {score.id: score for score in rows}
     for score in expected:
         found = stored.pop(score.id, None)
         if found is None:
@@ -202,11 +214,18 @@ def _scores(folder: Path, expected: Sequence[Score]) -> Iterator[Difference]:
         yield Difference(file, sample_id, "no such sample belongs to the run")
 
 
+def _twice(file: str, names: Sequence[str]) -> Iterator[Difference]:
+    for name, number in Counter(names).items():
+        if number > 1:
+            yield Difference(file, name, f"is there {number} times")
+
+
 def _record(stored: RunRecord, expected: RunRecord) -> Iterator[Difference]:
     """run.json against what spec.json and the verdicts give.
 
     Which code scored it is its own affair, and other environments may have joined since, to try again what is missing.
     """
+    yield from _twice("run.json", [f"{stored.benchmark}.metrics.{metric.name}" for metric in stored.metrics])
     there, here = asdict(stored), asdict(expected)
     for one in (there, here):
         one["code"] = {key: value for key, value in one["code"].items() if key not in ("scored_by", "also")}

@@ -105,7 +105,7 @@ def read_script(source: str, name: str) -> Wording:
     """
     try:
         nodes = list(ast.walk(ast.parse(source)))
-    except SyntaxError as error:
+    except (SyntaxError, ValueError) as error:  # Python 3.11 has the latter of a null byte
         raise BenchError(f"{name} is no Python script: {error}") from error
     advice = "copy what the judge is told into a text file, with {Prompt} and {Explanation} in it"
     templates = [_template(node) for node in nodes if isinstance(node, ast.JoinedStr)]
@@ -136,7 +136,8 @@ def _system_text(node: ast.Dict) -> str | None:
     fields = {ast.unparse(key): value for key, value in zip(node.keys, node.values, strict=True) if key is not None}
     if "'role'" not in fields or ast.unparse(fields["'role'"]) != "'system'":
         return None
-    constants = [part.value for part in ast.walk(fields["'content'"]) if isinstance(part, ast.Constant)]
+    content = ast.walk(fields["'content'"]) if "'content'" in fields else ()
+    constants = [part.value for part in content if isinstance(part, ast.Constant)]
     return max((text for text in constants if isinstance(text, str)), key=len, default="")
 
 

@@ -114,6 +114,11 @@ def check_options(spec: str, running: ModelOptions) -> None:
     for name, kinds in HAVING.items():
         if getattr(running, name) is not None and kind not in kinds:
             raise BenchError(f"--{name.replace('_', '-')} is for {', '.join(kinds)} alone")
+    if kind in (one.prefix for one in MODELS):
+        if running.backend == "vllm":
+            raise BenchError("--backend vllm is for a stock Qwen2.5-VL alone: name its folder, or owner/name")
+        if running.answers_together is not None and kind != "toy":
+            raise BenchError("--answers-together is for a BLIP3-o alone")
     if running.max_model_cost is not None and running.model_prices is None and running.image_price is None:
         raise BenchError("--max-model-cost needs --model-prices of openai-chat, or --image-price of openai-images")
 
@@ -275,8 +280,7 @@ def generate(
     """Draw one image per prompt, or per image given."""
     import io
 
-    from PIL import Image
-
+    from benchmarks.images import UNREADABLE, open_image
     from benchmarks.runner import seed_for
 
     if bool(prompts) == bool(pictures):
@@ -291,8 +295,8 @@ def generate(
         images = model.generate(samples, seeds)
     else:
         try:
-            seen = [Image.open(path).convert("RGB") for path in pictures]
-        except OSError as error:
+            seen = [open_image(path).convert("RGB") for path in pictures]
+        except UNREADABLE as error:
             raise BenchError(f"not a readable image: {error}") from error
         images = model.reconstruct(seen, seeds) if through == "backbone" else model.decode_images(seen, seeds)
     for name, image in zip(names, images, strict=True):
@@ -312,5 +316,11 @@ def train(recipe: Path, out: Path | None) -> None:
 
     try:
         training.main(recipe, out)
-    except (training.RecipeError, CheckpointError) as error:
+    except (training.RecipeError, CheckpointError, FloatingPointError) as error:
         raise BenchError(str(error)) from error
+    except OSError as error:  # a full disk, a work folder that cannot be written
+        if error.filename is None:
+            raise
+        raise BenchError(
+            f"{error.filename}: {error.strerror}; mend that, and the same command goes on from the last state"
+        ) from error

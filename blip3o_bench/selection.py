@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 def named(suite: catalog.Suite, names: Sequence[str]) -> list[str]:
     """``names`` in the order of the suite, or all of it; plug-ins come last. Raises BenchError for an unknown one."""
+    if suite not in catalog.SUITES:  # as a stored run may say
+        raise BenchError(f"unknown suite {suite!r}: choose among {', '.join(catalog.SUITES)}")
     whole = catalog.SUITES[suite]
     known = [*whole, *(name for other, name in catalog.BENCHMARKS if other == suite and name not in whole)]
     known += [name for name in plugins.found("benchmarks") if name not in known]

@@ -122,7 +122,7 @@ def _load(source: Located, dtype: Dtype) -> Any:
         return DiffusionPipeline.from_pretrained(
             source.folder, dtype=getattr(torch, dtype), use_safetensors=True, local_files_only=True
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError, AttributeError) as error:  # a class that this diffusers has not, or needs
         raise CheckpointError(f"{source.name} is not a pipeline of diffusers: {error}") from error
 
 

@@ -83,6 +83,20 @@ def read_recipe(path: Path) -> Recipe:
     for name in ("steps", "batch_size", "accumulation", "save_every", "keep_last", "log_every"):
         if getattr(recipe, name) < 1:
             raise RecipeError(f"{path}: {name} must be at least 1")
+    impossible = {  # so written that nan is impossible too
+        "stop_at": recipe.stop_at is not None and not 1 <= recipe.stop_at <= recipe.steps,
+        "lr": not 0 <= recipe.lr < math.inf,
+        "min_lr": not 0 <= recipe.min_lr < math.inf,
+        "warmup": recipe.warmup is not None and recipe.warmup < 0,
+        "warmup_ratio": recipe.warmup_ratio is not None and not 0 <= recipe.warmup_ratio <= 1,
+        "weight_decay": not 0 <= recipe.weight_decay < math.inf,
+        "clip": not recipe.clip > 0,
+        "ema": not 0 <= recipe.ema < 1,
+        "workers": recipe.workers < 0,
+        "preview_every": recipe.preview_every < 0,
+    }
+    for name in (name for name, is_so in impossible.items() if is_so):
+        raise RecipeError(f"{path}: {name} cannot be {getattr(recipe, name)}")
     if not recipe.data:
         raise RecipeError(f"{path}: data names no source")
     if recipe.warmup is not None and recipe.warmup_ratio is not None:

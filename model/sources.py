@@ -76,7 +76,7 @@ def load_source(name: str) -> Source:
     return source
 
 
-def load_mixture(names: Sequence[str]) -> Source:
+def load_mixture(names: Sequence[str]) -> Mixture:
     """The sources in turn: example i comes from ``names[i % len(names)]``.
 
     A name that stands there twice is read twice as fast, never twice the same. Raises as ``load_source``.
@@ -95,6 +95,11 @@ class Mixture:
         # Each source counts its own examples without a gap, or a finite one would leave some out of its epochs.
         own = turn * Counter(self.names)[name] + self.names[:slot].count(name)
         return self.sources[name](seed, own)
+
+    def sizes(self) -> dict[str, int]:
+        """Examples of each finite source: with another number they come in another order."""
+        finite = {name: one for name, one in self.sources.items() if isinstance(one, TarSource | JsonlSource)}
+        return {name: int(one.sizes.sum()) for name, one in finite.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +182,7 @@ class JsonlSource:
             name, caption, turns = parse(json.loads(line.decode()))
             data = (self.path.parent / name).read_bytes()
             image = decode(data)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise Unreadable(f"{self.path}:{number}: {error}") from error
         return FileExample(image, caption, turns, hashlib.sha256(data).hexdigest())
 

@@ -106,13 +106,19 @@ def fill(
 ) -> None:
     """Replace the tensors of ``module`` named in ``wanted`` (all by default) by the stored ones.
 
-    CheckpointError names what is missing, unexpected or misshapen; ``source`` is the file or folder it names.
+    CheckpointError names what is missing, unexpected, misshapen or of whole numbers in place of fractions; ``source``
+    is the file or folder it names.
     """
     wanted = names(module) if wanted is None else list(wanted)
     state = module.state_dict()
     check(stored, {name: tuple(state[name].shape) for name in wanted}, source)
-    # Copied even where neither dtype nor device changes: a tensor in a mapped file need not be aligned.
-    filled = {name: stored[name].read().to(device, dtype, copy=True) for name in wanted}
+    filled = {}
+    for name in wanted:
+        tensor = stored[name].read()
+        if tensor.is_floating_point() != state[name].is_floating_point():  # whole numbers of a quantised weight, say
+            refuse([f"{name} is of {tensor.dtype} instead of {state[name].dtype}"], source)
+        # Copied even where neither dtype nor device changes: a tensor in a mapped file need not be aligned.
+        filled[name] = tensor.to(device, dtype, copy=True)
     module.load_state_dict(filled, strict=False, assign=True)
 
 

@@ -91,7 +91,7 @@ def train(recipe: Recipe, work: Path) -> None:
     model, optimizer = accelerator.prepare(part.train(), optimizer)
     if accelerator.distributed_type == DistributedType.FSDP:
         register_fsdp_forward_method(model, "draw")  # gathers weights as forward does
-    run = Run(recipe, work, accelerator, part, model, optimizer, average)
+    run = Run(recipe, work, accelerator, part, model, optimizer, average, source.sizes())
     first = run.resume()
     if first == recipe.last:
         run.publish()  # in case that the run was stopped just before
@@ -187,7 +187,7 @@ def slices(recipe: Recipe, first: int, process: int, processes: int) -> Iterator
 
 @dataclass
 class Run:
-    """A recipe at work. ``model`` is ``part`` as accelerate wraps it."""
+    """A recipe at work. ``model`` is ``part`` as accelerate wraps it, ``sizes`` are examples by finite source."""
 
     recipe: Recipe
     work: Path
@@ -196,6 +196,7 @@ class Run:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     average: Average | None
+    sizes: Mapping[str, int]
 
     def loop(self, first: int, source: Source) -> None:
         recipe, accelerator = self.recipe, self.accelerator
@@ -381,6 +382,12 @@ class Run:
                 f"{self.work} holds the state of another recipe, with another {', '.join(differing)}; "
                 "choose another --out folder or delete it"
             )
+        for name, size in self.sizes.items():
+            if (before := stored.get("examples", {}).get(name, size)) != size:  # older states do not know
+                raise RecipeError(
+                    f"data: {name} had {before} examples when {self.work} was begun and has {size} now, which would "
+                    "repeat some and skip others; restore it, or choose another --out folder"
+                )
         for name in ("processes", "engine"):
             if stored[name] != here[name]:
                 raise RecipeError(
@@ -393,11 +400,12 @@ class Run:
         return step
 
     def stamp(self) -> dict[str, Any]:
-        """What a state goes on with: recipe, number of processes, and who spreads the weights over them."""
+        """What a state goes on with: recipe, examples, number of processes, and who spreads the weights over them."""
         recipe = json.loads(json.dumps(dataclasses.asdict(self.recipe)))
         engine = self.accelerator.distributed_type
         return {
             "recipe": recipe,
+            "examples": dict(self.sizes),
             "processes": self.accelerator.num_processes,
             "engine": engine.value if engine in SHARDED else "none",
         }

@@ -74,6 +74,8 @@ def test_help_needs_neither_torch_nor_numpy() -> None:
         ),
         (["run", "--max-model-cost", "1"], "--max-model-cost needs --model-prices of openai-chat"),
         (["run", "--steps", "4"], "--steps is for diffusers alone"),
+        (["run", "--backend", "vllm"], "--backend vllm is for a stock Qwen2.5-VL alone"),
+        (["run", "--model", "oracle", "--answers-together", "2"], "--answers-together is for a BLIP3-o alone"),
         (["run", "--judge-prices", "-1", "2"], "-1.0 is not in the range x>=0"),
         (["run", "--max-judge-cost", "nan"], "nan is no amount of money"),
         (["run", "--judge-model", "m"], "--judge-model, --judge-prices and --max-judge-cost belong to --judge"),
@@ -285,6 +287,45 @@ def test_generate_draws_one_image_per_prompt(tmp_path: Path, generator: FakeGene
     assert first != (tmp_path / "00001.png").read_bytes()
     call("generate", "a star", "--out", tmp_path, "--seed", 1)
     assert (tmp_path / "00000.png").read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (FloatingPointError("the gradient was not finite"), "the gradient was not finite"),
+        (OSError(28, "No space left on device", "runs/x"), "runs/x: No space left on device; mend that"),
+    ],
+)
+def test_training_that_cannot_go_on_is_one_line(monkeypatch: pytest.MonkeyPatch, error: Exception, said: str) -> None:
+    def stopped(recipe: Path, work: Path | None) -> None:
+        raise error
+
+    monkeypatch.setattr("model.train.main", stopped)
+    done = call("train", "recipe.toml")
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"error: {said}")
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_image_bomb_is_not_drawn_again(
+    tmp_path: Path, generator: FakeGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (20, 20)).save(tmp_path / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    done = call("generate", "--image", tmp_path / "bomb.png", "--out", tmp_path)
+    assert done.exit_code == 2
+    assert done.stderr.startswith("error: not a readable image: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_verify_of_an_unknown_suite_is_one_line_and_exit_code_1(tmp_path: Path, generator: FakeGenerator) -> None:
+    call("run", "geneval", "--limit", 4, "--out", tmp_path)
+    spec = json.loads((tmp_path / "spec.json").read_bytes())
+    (tmp_path / "spec.json").write_text(json.dumps({**spec, "suite": "other"}))
+    done = call("verify", tmp_path)
+    assert done.exit_code == 1
+    assert "run.json: geneval.suite is 'toy', the run gives 'other'" in done.stdout
+    assert "unknown suite 'other'" in done.stderr
 
 
 def test_the_contact_sheet_shows_every_tag(tmp_path: Path) -> None:

@@ -87,6 +87,29 @@ def test_an_edited_score_is_named(tmp_path: Path) -> None:
     ]
 
 
+def test_a_score_that_is_there_twice_and_another_order_are_named(tmp_path: Path) -> None:
+    make(tmp_path)
+    scores = store.read_scores(tmp_path / "fake")
+    store.write_scores(tmp_path / "fake", [replace(scores[0], value=0.5), *scores])
+    assert differences(tmp_path) == ["fake/scores.jsonl: fake/00000/0: is there 2 times"]
+    store.write_scores(tmp_path / "fake", [scores[1], scores[0], *scores[2:]])
+    assert differences(tmp_path) == ["fake/scores.jsonl: the scores are in another order than the samples"]
+
+
+def test_a_metric_or_record_that_is_there_twice_is_named(tmp_path: Path) -> None:
+    make(tmp_path)
+    whole = (tmp_path / "run.json").read_bytes()
+    edit_json(tmp_path / "run.json", lambda content: content["records"][0]["metrics"].insert(0, _better(content)))
+    assert differences(tmp_path) == ["run.json: fake.metrics.overall: is there 2 times"]
+    (tmp_path / "run.json").write_bytes(whole)
+    edit_json(tmp_path / "run.json", lambda content: content["records"].insert(0, content["records"][0]))
+    assert differences(tmp_path) == ["run.json: fake: is there 2 times"]
+
+
+def _better(content: Any) -> Any:
+    return {**content["records"][0]["metrics"][0], "value": 0.99}
+
+
 def test_parts_of_a_score_are_compared_where_the_run_has_them(tmp_path: Path) -> None:
     class Parted(FakeBenchmark):
         def summarize(self, *arguments: Any) -> Any:
@@ -217,6 +240,12 @@ def test_a_benchmark_that_cannot_be_loaded_is_left_out_and_its_files_are_still_c
     found = verify(tmp_path, {"fake": BenchError("not fetched")})
     assert found.differences == ()
     assert "scores and data of fake: not fetched" in found.left_out
+    whole = (tmp_path / "spec.json").read_bytes()
+    edit_json(tmp_path / "spec.json", lambda content: content.update(suite="paper"))
+    assert [str(one) for one in verify(tmp_path, {"fake": BenchError("not fetched")}).differences] == [
+        "run.json: fake.suite is 'toy', the run gives 'paper'"
+    ]
+    (tmp_path / "spec.json").write_bytes(whole)
     (tmp_path / "fake/images/fake/00003/1.png").unlink()
     assert len(verify(tmp_path, {"fake": BenchError("not fetched")}).differences) == 1
 

@@ -259,9 +259,10 @@ class Replay:
 
     def ask(self, question: Question) -> ChatReply:
         """As ``Chat.ask``. Raises BenchError when the file is absent or is no file of replies."""
-        if question.key not in self._texts:
+        text = self._texts.get(question.key, "")
+        if not text.strip():  # an empty reply is none, as an Endpoint's
             raise JudgeError(f"{self.path} has no reply for {question.key}")
-        return ChatReply(self._texts[question.key], 0, 0, None)
+        return ChatReply(text, 0, 0, None)
 
     @cached_property
     def _data(self) -> bytes:
@@ -274,7 +275,7 @@ class Replay:
             try:
                 row = json.loads(line or b'{"charge": 0}')
                 if "key" in row or "charge" not in row:  # an Endpoint's charges are between its replies
-                    texts[str(row["key"])] = str(row["text"])
+                    texts[str(row["key"])] = "" if row["text"] is None else str(row["text"])
             except (ValueError, LookupError, TypeError) as error:
                 raise BenchError(
                     f'{self.path}, line {number} is no reply: it must be {{"key": ..., "text": ...}}'

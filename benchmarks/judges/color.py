@@ -15,6 +15,7 @@ from PIL import Image
 
 from benchmarks.datasets import OPENAI_CLIP
 from benchmarks.judges.weights import checked_digest
+from benchmarks.server import brief
 from benchmarks.types import BenchError, Json
 
 if TYPE_CHECKING:
@@ -142,7 +143,8 @@ def create(spec: ColorSpec, weights: Path | None) -> tuple[Any, Any, Any]:
     """open_clip's model in evaluation mode, its preprocessing for inference and its tokenizer.
 
     Without ``weights`` the model is random. They may be OpenAI's own file, a TorchScript archive, which holds code:
-    one whose sha256 is neither OpenAI's nor that of ``spec`` is refused with a BenchError.
+    one whose sha256 is neither OpenAI's nor that of ``spec`` is refused with a BenchError, as is a file that does not
+    hold the model's weights.
     """
     import torchvision_guard
 
@@ -157,12 +159,17 @@ def create(spec: ColorSpec, weights: Path | None) -> tuple[Any, Any, Any]:
     with warnings.catch_warnings():
         if archive is not None:
             warnings.simplefilter("ignore")  # torch.load says that it hands over to torch.jit.load, now deprecated
-        model, _, preprocess = open_clip.create_model_and_transforms(
-            spec.model,
-            pretrained=None if weights is None else str(weights),
-            device=spec.device,
-            weights_only=archive is None,  # torch.jit.load has no such mode
-        )
+        try:
+            model, _, preprocess = open_clip.create_model_and_transforms(
+                spec.model,
+                pretrained=None if weights is None else str(weights),
+                device=spec.device,
+                weights_only=archive is None,  # torch.jit.load has no such mode
+            )
+        except Exception as error:  # a damaged file may break the reader anywhere
+            if weights is None:
+                raise
+            raise BenchError(f"{weights} cannot be loaded as weights of {spec.model}: {brief(error)}") from error
     return model.eval(), preprocess, open_clip.get_tokenizer(spec.model)
 
 

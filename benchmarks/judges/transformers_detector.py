@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from benchmarks.judges.detector import Detections
+from benchmarks.server import brief
 from benchmarks.types import BenchError, Json
 
 if TYPE_CHECKING:
@@ -83,14 +84,17 @@ class TransformersDetector:
         torchvision_guard.install()
         from transformers import AutoConfig, AutoImageProcessor, Mask2FormerForUniversalSegmentation
 
-        config = AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
-        if config.model_type != "mask2former" or config.num_labels != len(self.classes):
-            raise BenchError(
-                f"{self.folder} holds a {config.model_type} of {config.num_labels} classes: "
-                f"a mask2former of {len(self.classes)} is needed, trained for instances of COCO"
-            )
-        model = Mask2FormerForUniversalSegmentation.from_pretrained(self.folder)
-        processor = AutoImageProcessor.from_pretrained(self.folder, trust_remote_code=False)
+        try:
+            config = AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
+            if config.model_type != "mask2former" or config.num_labels != len(self.classes):
+                raise BenchError(
+                    f"{self.folder} holds a {config.model_type} of {config.num_labels} classes: "
+                    f"a mask2former of {len(self.classes)} is needed, trained for instances of COCO"
+                )
+            model = Mask2FormerForUniversalSegmentation.from_pretrained(self.folder)
+            processor = AutoImageProcessor.from_pretrained(self.folder, trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            raise BenchError(f"cannot load the detector {self.folder}: {brief(error)}") from error
         return model.to(self.device).eval(), processor
 
 

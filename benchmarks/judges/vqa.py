@@ -305,6 +305,7 @@ class ReplayVqa:
     """Replies from a CSV file with the columns item_id, question, answer and, where images have several crops, crop.
 
     Crops count from 0; without the column all replies are of crop 0. Of equal rows the last counts.
+    An empty answer is none: the file does not tell a judge that said nothing from one that failed.
     """
 
     path: Path
@@ -317,8 +318,8 @@ class ReplayVqa:
         return [self._reply(key, question) for question in questions]
 
     def _reply(self, key: str, question: str) -> str | JudgeError:
-        reply = self._replies.get((key, question))
-        return JudgeError(f"{self.path} has no reply to {question!r} of {key}") if reply is None else reply
+        reply = self._replies.get((key, question), "")
+        return reply if reply.strip() else JudgeError(f"{self.path} has no reply to {question!r} of {key}")
 
     @cached_property
     def _data(self) -> bytes:
@@ -326,9 +327,14 @@ class ReplayVqa:
 
     @cached_property
     def _replies(self) -> Mapping[tuple[str, str], str]:
-        rows = csv.DictReader(io.StringIO(self._data.decode("utf-8-sig", "replace"), newline=""))
-        if not {"item_id", "question", "answer"} <= set(rows.fieldnames or ()):
-            raise BenchError(f"{self.path} is no CSV file with the columns item_id, question, answer and maybe crop")
+        other = f"{self.path} is no CSV file with the columns item_id, question, answer and maybe crop"
+        reader = csv.DictReader(io.StringIO(self._data.decode("utf-8-sig", "replace"), newline=""))
+        try:
+            rows = list(reader)
+        except csv.Error as error:
+            raise BenchError(f"{other}: {error}") from error
+        if not {"item_id", "question", "answer"} <= set(reader.fieldnames or ()):
+            raise BenchError(other)
         return {(f"{row['item_id']}/{row.get('crop') or 0}", row["question"]): row["answer"] or "" for row in rows}
 
 

@@ -194,6 +194,10 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
         validate(path, [ONE, ONE], flat)
     with pytest.raises(BenchError, match="is not there"):
         validate(tmp_path / "none.csv", [ONE])
+    cut = tmp_path / "annotations_cut.csv"
+    cut.write_bytes(path.read_bytes().rsplit(b",", 2)[0])
+    with pytest.raises(BenchError, match=r"row 20 is no annotation of GenEval's prompts: .*cut off"):
+        read_annotations(cut, [ONE, ONE])
     single = written(tmp_path / "annotations_cut.csv", {(0, 0): [answer()]}, [ONE])
     with pytest.raises(BenchError, match="one annotator"):
         validate(single, [ONE])

@@ -413,6 +413,7 @@ def test_the_blob_is_that_of_git_hash_object() -> None:
     [
         ({"dependency": "1, right"}, r"question 2 \(a\) is none of DPG-Bench.*right"),
         ({"proposition_id": ""}, r"question 2 \(a\)"),
+        ({"question_natural_language": ""}, r"question 2 \(a\) is none of DPG-Bench.*no question"),
     ],
 )
 def test_a_bad_row_is_named(tmp_path: Path, change: Mapping[str, str], said: str) -> None:
@@ -431,8 +432,10 @@ def test_files_that_are_none_of_dpg_bench_are_users_errors(tmp_path: Path) -> No
     with pytest.raises(BenchError, match=r"columns are those of dpg_bench\.csv"):
         DpgBench.paper(tmp_path / "other.csv", Color())
     (tmp_path / "image.csv").write_bytes(b"\x89PNG\xff")
-    with pytest.raises(BenchError, match="is no CSV file in UTF-8"):
-        DpgBench.paper(tmp_path / "image.csv", Color())
+    (tmp_path / "open.csv").write_text('item_id,text\na,"' + "no end " * 20_000)  # more than csv takes for a field
+    for name in ("image.csv", "open.csv"):
+        with pytest.raises(BenchError, match="is no CSV file in UTF-8"):
+            DpgBench.paper(tmp_path / name, Color())
 
 
 def exported(tmp_path: Path, one: DpgBench, images: Mapping[str, Image.Image]) -> Path:
@@ -471,6 +474,16 @@ def test_an_exported_grid_is_scored_as_its_images_were(tmp_path: Path) -> None:
     out = exported(tmp_path, bench(), images)
     verdict = look(bench(grid=8), "a", out / "images", "a.png")
     assert [crop["a 1?"] for crop in verdict.finding["crops"]] == ["no", "yes", "yes", "yes"]
+
+
+def test_a_prompt_whose_judge_failed_is_exported_without_a_score(tmp_path: Path) -> None:
+    colors = {"a": "white", "b": "red"}  # of which the judge fails at red
+    images = {f"dpg/{item}/0": Image.new("RGB", (8, 8), color) for item, color in colors.items()}
+    out = exported(tmp_path, bench(images_per_prompt=1), images)
+    assert sorted(path.name for path in (out / "images").iterdir()) == ["a.png", "b.png"]
+    lines = (out / "results.txt").read_text().splitlines()
+    assert [line for line in lines if line.startswith("images/")] == ["images/a.png, 1.0, 1.0"]
+    assert lines[-1] == "DPG-Bench score: 100.0"
 
 
 def test_single_images_are_exported_as_they_are(tmp_path: Path) -> None:

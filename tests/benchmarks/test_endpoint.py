@@ -161,6 +161,7 @@ def test_what_may_pass_is_tried_again(server: Server, charges: Path) -> None:
         Act(503, "{}"),
         Act(0),
         Act(200, "<html>"),
+        Act(200, "[" * 100_000),
         Act(200, '{"choices": [], "data": []}'),
         Act(200, '{"choices": [{"message": {"content": null}}], "data": [{"url": "http://127.0.0.1/x.png"}]}'),
     ],
@@ -200,6 +201,35 @@ def test_what_would_fail_for_every_sample_stops_the_run(server: Server, act: Act
     server.acts["bad"] = [act]
     with pytest.raises(BenchError, match=said):
         ChatEndpoint(server.address, charges, attempts=1).answer([sample("bad")], [0])
+
+
+def test_replies_that_were_paid_for_are_kept_when_the_server_then_refuses(server: Server, charges: Path) -> None:
+    server.acts["bad"] = [Act(401, '{"error": {"message": "no"}}')]
+    model = ChatEndpoint(server.address, charges, attempts=1)
+    good, bad = model.answer([sample("good"), sample("bad")], [0, 0])
+    assert good == "re: good"
+    assert isinstance(bad, BenchError)
+    server.acts["bad"] = [Act(401, '{"error": {"message": "no"}}')]
+    with pytest.raises(BenchError, match="set OPENAI_API_KEY"):  # the next batch stops
+        model.answer([sample("bad")], [0])
+
+
+def test_a_key_that_the_server_repeats_is_in_no_error(server: Server, charges: Path) -> None:
+    server.acts["bad"] = [Act(400, '{"error": {"message": "no such key: a key"}}')]
+    (refused,) = ChatEndpoint(server.address, charges, attempts=1).answer([sample("bad")], [0])
+    assert "no such key: OPENAI_API_KEY" in str(refused)
+
+
+@pytest.mark.parametrize("address", ["http://me:secret@localhost/v1#m", "http://localhost/v1?key=secret#m"])
+def test_an_address_with_a_secret_is_refused(address: str, charges: Path) -> None:
+    with pytest.raises(BenchError, match="which the record would keep") as refused:
+        ChatEndpoint(address, charges)
+    assert "secret" not in str(refused.value)
+
+
+def test_an_address_that_is_no_url_is_refused(charges: Path) -> None:
+    with pytest.raises(BenchError, match="the model's address is no URL"):
+        ChatEndpoint("http://[::1/v1#m", charges)
 
 
 def test_a_server_that_is_not_there_stops_the_run(server: Server, charges: Path) -> None:
@@ -265,6 +295,15 @@ def test_no_batch_of_images_is_asked_that_may_pass_the_budget(server: Server, tm
     assert len(server.asked) == 2
     assert run(4.0) == [4, 0]
     assert len(server.asked) == 4
+
+
+def test_a_budget_is_used_to_its_last_cent(server: Server, charges: Path) -> None:
+    model = ImagesEndpoint(server.address, charges, price=0.1, max_cost=0.3)  # 0.1 + 0.1 + 0.1 > 0.3
+    drawn = model.generate([sample("a"), sample("b")], [0, 0]) + model.generate([sample("c")], [0])
+    assert all(isinstance(image, Image.Image) for image in drawn)
+    with pytest.raises(BudgetError):
+        model.generate([sample("d")], [0])
+    assert len(server.asked) == 3
 
 
 def test_a_reply_costs_what_the_server_counts(server: Server, charges: Path) -> None:

@@ -207,6 +207,19 @@ def test_bad_metadata_names_the_line(tmp_path: Path) -> None:
     path.write_text(json.dumps(ONE_DOG) + '\n{"tag": "colors"}\n')
     with pytest.raises(BenchError, match="line 2"):
         geneval.read_metadata(path)
+    for clauses in ({"include": [{"class": "dog"}]}, {"exclude": [{"class": "dog"}]}):
+        path.write_text(json.dumps(ONE_DOG | clauses))
+        with pytest.raises(BenchError, match=r"line 1 is not GenEval metadata: KeyError\('count'\)"):
+            geneval.read_metadata(path)
+    path.write_text("")
+    with pytest.raises(BenchError, match="is empty"):
+        geneval.read_metadata(path)
+
+
+def test_only_a_newline_ends_a_line_of_metadata(tmp_path: Path) -> None:
+    entry = {**ONE_DOG, "prompt": "a dog\u2028on grass"}
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(entry, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert geneval.read_metadata(tmp_path / "metadata.jsonl") == [entry]
 
 
 def drawn(tmp_path: Path) -> Path:
@@ -301,6 +314,14 @@ def test_results_of_any_writer_are_summarised_again(tmp_path: Path) -> None:
 def test_a_file_that_is_no_results_is_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "results.jsonl").write_text(text)
     with pytest.raises(BenchError, match=message):
+        geneval.read_results(tmp_path / "results.jsonl")
+
+
+@pytest.mark.parametrize("correct", [None, "true", 0.5])
+def test_a_result_that_is_neither_right_nor_wrong_is_refused(tmp_path: Path, correct: object) -> None:
+    row = asdict(geneval.result("00000/samples/00000.png", ONE_DOG, geneval.Outcome(True, "")))
+    (tmp_path / "results.jsonl").write_text(json.dumps({**row, "correct": correct}) + "\n")
+    with pytest.raises(BenchError, match=r"line 1 is not a line of .*correct is"):
         geneval.read_results(tmp_path / "results.jsonl")
 
 

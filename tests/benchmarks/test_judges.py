@@ -386,6 +386,9 @@ def test_other_models_of_transformers_are_refused(mask2former_folder: Path, tmp_
         TransformersDetector(mask2former_folder, tuple("abcdefgh" * 10)).detect([])
     with pytest.raises(BenchError, match=r"holds no \*\.safetensors"):
         TransformersDetector(tmp_path, ("a",)).describe()
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(BenchError, match=r"cannot load the detector"):
+        TransformersDetector(tmp_path, ("a",)).detect([])
 
 
 # Color classifier
@@ -431,6 +434,19 @@ def test_class_weights_are_the_unit_mean_of_unit_templates(classifier: ColorClas
         units = torch.nn.functional.normalize(model.encode_text(tokenizer(texts)), dim=-1)
         expected = torch.nn.functional.normalize(units.mean(0), dim=-1)
     torch.testing.assert_close(weights[:, COLORS.index("orange")], expected)
+
+
+@pytest.mark.parametrize("damage", ["garbage", "empty", "other tensors"])
+def test_a_file_that_holds_no_color_weights_is_a_users_error(tmp_path: Path, damage: str) -> None:
+    import torch
+
+    path = tmp_path / "clip.pt"
+    if damage == "other tensors":
+        torch.save({"x": torch.zeros(1)}, path)
+    else:
+        path.write_bytes(b"" if damage == "empty" else b"garbage")
+    with pytest.raises(BenchError, match=r"clip.pt cannot be loaded as weights of open_clip_shapes"):
+        ColorClassifier(replace(color_spec(), weights=path)).logits([Image.new("RGB", (9, 9))], "dog")
 
 
 def test_openai_s_kind_of_file_is_read(classifier: ColorClassifier, tmp_path: Path) -> None:

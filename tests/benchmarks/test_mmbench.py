@@ -58,6 +58,12 @@ def test_samples() -> None:
     )
 
 
+def test_an_index_that_is_a_text_is_a_number() -> None:
+    texts = [{**row, "index": str(row["index"])} for row in rows(2)]
+    samples = MmBench(Dataset.from_list(texts), {"name": "rows"}).samples()
+    assert [(sample.id, sample.group) for sample in samples] == [(s.id, s.group) for s in column(2).samples()]
+
+
 def test_a_question_needs_all_its_rotations() -> None:
     mmbench = column(4)
     metrics = scored(mmbench, lambda sample: "A" if sample.id == key(1, 2) else golden_answer(sample))

@@ -38,6 +38,15 @@ def test_every_layout_gives_the_same_prompts(tmp_path: Path, layout: str, key: s
     ]
 
 
+def test_only_a_newline_ends_a_line(tmp_path: Path) -> None:
+    """JSON takes the separators of Unicode inside a text, and language models write them."""
+    rows = [{"prompt": prompt, "rewritten_prompt": f"{prompt}\u2028in \x85detail"} for prompt in PROMPTS]
+    text = "\n\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n"
+    (tmp_path / "new.jsonl").write_text(text, encoding="utf-8")
+    samples = Rewritten(FakeBenchmark(), tmp_path / "new.jsonl").samples()
+    assert {sample.prompt for sample in samples} == {row["rewritten_prompt"] for row in rows}
+
+
 @dataclass
 class Watched(FakeBenchmark):
     """Remembers the prompts that its judge, its rule and its export are given."""

@@ -456,6 +456,22 @@ def test_a_judge_that_is_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
     assert len(rest.judged) == 7
 
 
+def test_a_judge_that_was_replaced_meanwhile_writes_nothing(tmp_path: Path) -> None:
+    class Overtaken(Sorted):
+        def samples(self) -> Sequence[Sample]:
+            if again and not again[0].judged:
+                runner.rejudge(tmp_path, again, 2, runner.Part(0, 2))
+            return super().samples()
+
+    again: list[Sorted] = []
+    runner.run(tmp_path, [Overtaken()], FakeGenerator(), SETTINGS, ALONE)
+    again.append(Sorted(judge_name="second"))
+    late = Overtaken()
+    with pytest.raises(BenchError, match="another process has replaced the judge of fake"):
+        runner.run(tmp_path, [late], FakeGenerator(), SETTINGS, ALONE)
+    assert (len(again[0].judged), late.judged) == (6, [])
+
+
 def test_only_judges_may_be_replaced_and_only_in_a_whole_run_that_nobody_writes(tmp_path: Path) -> None:
     second = Sorted(judge_name="second")
     with pytest.raises(KeyboardInterrupt):

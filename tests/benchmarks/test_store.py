@@ -186,11 +186,22 @@ def test_another_spec_is_refused_and_names_the_field(tmp_path: Path, change: dic
     assert (tmp_path / "spec.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"environment": {}}', "{torn"])
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"environment": {}}', "{torn", "[" * 100_000])
 def test_a_damaged_spec_is_one_line(tmp_path: Path, content: str) -> None:
     (tmp_path / "spec.json").write_text(content)
     with pytest.raises(BenchError, match=r"spec\.json is not the spec of a run"):
         store.open_run(tmp_path, SPEC, HERE)
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed": "0"}, {"limit": "3"}, {"benchmarks": {"../other": {}}}, {"benchmarks": {"fake": 1}}]
+)
+def test_a_spec_with_impossible_entries_is_one_line(tmp_path: Path, change: dict[str, object]) -> None:
+    store.open_run(tmp_path, SPEC, HERE)
+    content = json.loads((tmp_path / "spec.json").read_bytes())
+    (tmp_path / "spec.json").write_text(json.dumps({**content, **change}))
+    with pytest.raises(BenchError, match=r"spec\.json is not the spec of a run"):
+        store.read_spec(tmp_path)
 
 
 def test_scores_and_records_are_whole_deterministic_files(tmp_path: Path) -> None:

@@ -155,6 +155,13 @@ def test_paper_without_files(column: Understanding, tmp_path: Path) -> None:
         type(column).paper(tmp_path / column.name)
 
 
+def test_paper_with_digests_in_the_names_of_its_shards(tmp_path: Path) -> None:
+    folder = written(toy("mme"), tmp_path)
+    for file in sorted(folder.rglob("*.parquet")):
+        file.rename(file.with_stem(f"{file.stem}-a25dbe3b44c4fda6"))
+    assert len(Mme.paper(folder).samples()) == len(toy("mme").rows)
+
+
 def test_paper_with_a_shard_missing(tmp_path: Path) -> None:
     folder = written(toy("mme"), tmp_path, shards=3)
     (folder / "data" / "test-00001-of-00003.parquet").unlink()

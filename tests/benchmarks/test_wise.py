@@ -266,7 +266,9 @@ def test_a_text_with_both_places_is_a_wording(tmp_path: Path) -> None:
         ("eval.py", "x = 1", "has 0 f-strings with prompt and explanation.*copy what the judge is told"),
         ("eval.py", "f'{prompt} {explanation}'\nf'{prompt}: {explanation}'", "has 2 f-strings"),
         ("eval.py", "f'{prompt} {explanation}'\nm = {'role': 'system', 'content': TEXT}", "no system message"),
+        ("eval.py", "f'{prompt} {explanation}'\nm = {'role': 'system'}", "no system message"),
         ("eval.py", "def", "no Python script"),
+        ("eval.py", "\0", "no Python script"),
     ],
 )
 def test_a_file_without_a_wording_is_a_users_error(tmp_path: Path, name: str, text: str, reason: str) -> None:

@@ -138,6 +138,10 @@ def test_an_image_that_the_safety_checker_blackened_is_an_error(folder: Path, mo
 def test_what_is_no_pipeline_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is not a pipeline of diffusers"):
         DiffusersPipeline(str(tmp_path))
+    (tmp_path / "newer").mkdir()
+    (tmp_path / "newer" / "model_index.json").write_text('{"_class_name": "NewerPipeline"}')
+    with pytest.raises(CheckpointError, match=r"is not a pipeline of diffusers: .* no attribute NewerPipeline"):
+        DiffusersPipeline(str(tmp_path / "newer"))
     with pytest.raises(CheckpointError, match="neither a folder nor owner/name"):
         DiffusersPipeline("nowhere")
     StableDiffusionImg2ImgPipeline(**parts(tmp_path / "words"), requires_safety_checker=False).save_pretrained(

@@ -245,6 +245,9 @@ def test_tensors_that_do_not_fit_are_named(tmp_path: Path) -> None:
     save_file({**stored, name: torch.zeros(64, 16)}, path)
     with pytest.raises(CheckpointError, match=r"64 wide instead of 48\. It was trained by upstream's code"):
         checkpoint.load_blip3o(tmp_path)
+    save_file({**stored, "latent_queries": torch.ones(1, 4, 32, dtype=torch.int8)}, path)
+    with pytest.raises(CheckpointError, match=r"latent_queries is of torch\.int8 instead of torch\.float32"):
+        checkpoint.load_blip3o(tmp_path)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(CheckpointError, match=r"generator\.safetensors is damaged or cut short"):
         checkpoint.load_blip3o(tmp_path)

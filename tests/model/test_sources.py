@@ -252,6 +252,7 @@ def test_long_jsonl_is_shuffled_whole(tmp_path: Path, monkeypatch: pytest.Monkey
         (b'{"image": "a.jpg", "caption": "\xff"}', "can't decode byte 0xff"),
         (b'{"image": "a.jpg", "caption": "\\ud800"}', "surrogates not allowed"),
         (b'{"image": "a.jpg", "caption": 3}', "in place of 3"),
+        (b"[" * 100_000, "recursion"),
         (b'{"image": "a.jpg", "caption": ""}', "in place of ''"),
         (b'{"image": "a.jpg", "turns": "hello"}', '"turns" is not of the form'),
         (b'{"image": "a.jpg", "turns": [["question"]]}', '"turns" is not of the form'),

@@ -288,6 +288,26 @@ def test_the_work_folder_of_another_run_is_refused(tmp_path: Path) -> None:
         train(recipe, tmp_path / "work")
 
 
+def test_data_that_grew_since_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BLIP3O_BENCH_DATA", str(tmp_path / "cache"))
+    lines = [json.dumps({"image": f"{i}.png", "caption": "a cube"}) + "\n" for i in range(5)]
+    for i in range(5):
+        Image.new("RGB", (64, 64)).save(tmp_path / f"{i}.png")
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(lines[:4]))
+    recipe = dataclasses.replace(tiny.recipe("vae", tmp_path / "checkpoint"), data=(f"jsonl:{data}",))
+    train(recipe, tmp_path / "work")
+    train(recipe, tmp_path / "work")
+    data.write_text("".join(lines))
+    with pytest.raises(RecipeError, match=r"data\.jsonl had 4 examples when .* was begun and has 5 now"):
+        train(recipe, tmp_path / "work")
+    state = tmp_path / "work" / "step-000001" / "state.json"
+    older = json.loads(state.read_text())
+    del older["examples"]
+    state.write_text(json.dumps(older))
+    train(recipe, tmp_path / "work")
+
+
 def test_a_batch_that_cannot_be_shared_out_is_refused(tmp_path: Path) -> None:
     recipe = dataclasses.replace(tiny.recipe("vae", tmp_path), accumulation=3)
     with pytest.raises(RecipeError, match="batch_size 4 is not a multiple of 3: 1 processes x 3 micro-batches"):
@@ -360,6 +380,16 @@ def test_the_average_forgets_the_start() -> None:
         ("warmup = 1\nwarmup_ratio = 0.1\nWHOLE", "not both"),
         ("preview_every = 5\nWHOLE", "preview_every needs preview_prompts"),
         ("accumulation = 0\nWHOLE", "accumulation must be at least 1"),
+        ("stop_at = 2\nWHOLE", "stop_at cannot be 2"),
+        ("stop_at = 0\nWHOLE", "stop_at cannot be 0"),
+        ("min_lr = nan\nWHOLE", "min_lr cannot be nan"),
+        ("warmup = -1\nWHOLE", "warmup cannot be -1"),
+        ("warmup_ratio = 3\nWHOLE", "warmup_ratio cannot be 3"),
+        ("weight_decay = -0.1\nWHOLE", "weight_decay cannot be -0.1"),
+        ("clip = 0\nWHOLE", "clip cannot be 0"),
+        ("ema = 1\nWHOLE", "ema cannot be 1"),
+        ("workers = -1\nWHOLE", "workers cannot be -1"),
+        ("preview_every = -1\nWHOLE", "preview_every cannot be -1"),
     ],
 )
 def test_a_bad_recipe_is_named(tmp_path: Path, text: str, message: str) -> None:

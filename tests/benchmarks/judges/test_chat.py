@@ -630,11 +630,16 @@ def test_a_budget_needs_prices(setup: Setup) -> None:
 
 def test_replay_reads_replies_by_key(tmp_path: Path) -> None:
     path = tmp_path / "replies.jsonl"
-    path.write_text('{"key": "q/1", "text": "0.5"}\n{"key": "q/2", "text": ""}\n{"key": "q/1", "text": "1.0"}\n')
+    path.write_text(
+        '{"key": "q/1", "text": "0.5"}\n{"key": "q/2", "text": ""}\n{"key": "q/1", "text": "1.0"}\n'
+        '{"key": "q/4", "text": null}\n{"key": "q/5", "text": 0}\n'
+    )
     replay = Replay(path)
     assert ask(replay) == ChatReply("1.0", 0, 0, None)
-    with pytest.raises(JudgeError, match=r"replies\.jsonl has no reply for q/3"):
-        ask(replay, key="q/3")
+    assert ask(replay, key="q/5").text == "0"
+    for key in ("q/2", "q/3", "q/4"):  # empty, absent and null
+        with pytest.raises(JudgeError, match=rf"replies\.jsonl has no reply for {key}"):
+            ask(replay, key=key)
     described = replay.describe()
     path.write_text('{"key": "q/1", "text": "0.0"}\n')
     assert Replay(path).describe() != described

@@ -308,17 +308,22 @@ def replay(path: Path, text: str) -> VqaJudge:
 
 
 def test_a_file_of_replies_is_read_by_item_crop_and_question(tmp_path: Path) -> None:
-    judge = replay(tmp_path / "a.csv", "item_id,crop,question,answer\nx,0,Is it?,yes\nx,1,Is it?, yes\ny,0,Is it?,\n")
-    found = [judge.answer(picture(0), ["Is it?"], key=key)[0] for key in ("x/0", "x/1", "y/0")]
-    assert found == ["yes", " yes", ""]  # as they stand: the rule takes the first only
-    (missing,) = judge.answer(picture(0), ["Is it?"], key="y/1")
-    assert isinstance(missing, JudgeError)
-    assert "no reply to 'Is it?' of y/1" in str(missing)
+    judge = replay(
+        tmp_path / "a.csv", "item_id,crop,question,answer\nx,0,Is it?,yes\nx,1,Is it?, yes\ny,0,Is it?,\ny,2,Is it?"
+    )
+    found = [judge.answer(picture(0), ["Is it?"], key=key)[0] for key in ("x/0", "x/1")]
+    assert found == ["yes", " yes"]  # as they stand: the rule takes the first only
+    for key in ("y/0", "y/1", "y/2"):  # empty, absent and cut off
+        (missing,) = judge.answer(picture(0), ["Is it?"], key=key)
+        assert isinstance(missing, JudgeError)
+        assert f"no reply to 'Is it?' of {key}" in str(missing)
 
 
 def test_a_file_that_holds_no_replies_is_a_users_error(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="is no CSV file with the columns item_id, question, answer"):
         replay(tmp_path / "a.csv", "item_id,question\nx,Is it?\n").answer(picture(0), ["Is it?"], key="x/0")
+    with pytest.raises(BenchError, match=r"is no CSV file .*field larger than field limit"):
+        replay(tmp_path / "a.csv", '"' + "no end " * 20_000).answer(picture(0), ["Is it?"], key="x/0")
     with pytest.raises(BenchError, match="cannot read the judge's replies"):
         ReplayVqa(tmp_path / "none.csv").answer(picture(0), ["Is it?"], key="x/0")
 
