@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoP
 
 from model import checkpoint
 from model.blip3o import IMAGE, INSTRUCTION, QWEN, alike, chat
-from model.data import Draws, Example, Source, train_tokenizer
+from model.data import Draws, Example, Source, Unreadable, train_tokenizer
 from model.parts.base import Loss, Part, subset
 from model.recipe import Recipe, from_table
 
@@ -127,7 +128,7 @@ class Backbone(Part):
     def __init__(self, recipe: Recipe, data: Source) -> None:
         super().__init__()
         model = from_table(BackboneModel, recipe.model, "model")
-        examples = [data(0, index) for index in range(self.TOKENIZED)]
+        examples = list(readable(data, self.TOKENIZED))
         captions = [chat(INSTRUCTION + example.caption) for example in examples if example.caption]
         turns = [conversation(example.turns) for example in examples if example.turns]
         tokenizer = train_tokenizer(captions + turns, model.vocab_size)
@@ -171,6 +172,13 @@ class Backbone(Part):
 
     def checkpoint_gradients(self) -> None:
         self.backbone.activation_checkpointing_enable()
+
+
+def readable(data: Source, count: int) -> Iterator[Example]:
+    """The readable ones of the first ``count`` examples; the others are named when their step comes."""
+    for index in range(count):
+        with suppress(Unreadable):
+            yield data(0, index)
 
 
 def tied(backbone: PreTrainedModel, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

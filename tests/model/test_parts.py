@@ -13,9 +13,9 @@ from benchmarks.shapes import training as shapes
 from model import checkpoint as checkpoints
 from model import flow
 from model.blip3o import INSTRUCTION, chat
-from model.data import Draws, pixels
+from model.data import Draws, Unreadable, pixels
 from model.eva_clip import normalize
-from model.parts.backbone import answer_mask
+from model.parts.backbone import answer_mask, readable
 from model.parts.generator import Generator, set_aside
 from model.recipe import Recipe, RecipeError, SourceName
 from model.sources import load_mixture
@@ -130,6 +130,15 @@ def test_answers_are_the_assistants_words_and_their_end() -> None:
     opening, end = (1, 2), 9
     ids = [1, 2, 5, 6, 9, 2, 7, 1, 2, 8, 9, 3]
     assert [i for i, answered in enumerate(answer_mask(ids, opening, end)) if answered] == [2, 3, 4, 9, 10]
+
+
+def test_the_tokenizer_is_learned_from_the_examples_that_can_be_read() -> None:
+    def source(seed: int, index: int) -> shapes.Example:
+        if index % 2:
+            raise Unreadable("x.jpg: truncated")
+        return shapes.understanding(seed, index)
+
+    assert [one.turns for one in readable(source, 4)] == [shapes.understanding(0, index).turns for index in (0, 2)]
 
 
 def test_frozen_modules_are_set_aside_but_found(checkpoint: Path) -> None:
