@@ -187,9 +187,9 @@ def _load_other(kind: str, name: str, running: ModelOptions) -> Model:
 
 
 def load_checkpoint(
-    spec: str, profile: Profile, device: Device, images: int | None = None, together: int | None = None
+    spec: str, profile: Profile, device: Device, group: int | None = None, together: int | None = None
 ) -> Unified:
-    """A BLIP3-o: the toy, a checkpoint folder, or one on the hub, to draw so many images. Raises BenchError."""
+    """A BLIP3-o: the toy, a checkpoint folder, or one on the hub; it draws so many at once. Raises BenchError."""
     check_known(spec)
     from model.checkpoint import CheckpointError
     from model.generate import GROUP, load
@@ -199,7 +199,7 @@ def load_checkpoint(
             str(TOY_CHECKPOINT) if spec == "toy" else spec,
             profile,
             device,
-            min(GROUP, images or GROUP),
+            group or GROUP,
             together or (8 if spec == "toy" else 1),  # the toy's images are all of one size
         )
     except CheckpointError as error:
@@ -289,7 +289,8 @@ def generate(
         raise BenchError(f"the model {model_spec} reads no prompts: choose toy or the path of a checkpoint folder")
     names = [f"{number:05d}" for number in range(len(prompts or pictures))]
     seeds = [seed_for(seed, name) for name in names]
-    model = load_checkpoint(model_spec, model_profile, device, images=len(names))
+    # One by one: in a group the last bits would depend on how many prompts there are.
+    model = load_checkpoint(model_spec, model_profile, device, group=1)
     if prompts:
         samples = [Sample(name, prompt, group=name) for name, prompt in zip(names, prompts, strict=True)]
         images = model.generate(samples, seeds)
