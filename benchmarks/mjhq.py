@@ -25,13 +25,12 @@ from typing import Self
 import numpy as np
 import PIL
 from numpy.typing import NDArray
-from PIL import Image
 from scipy import special
 from tqdm import tqdm
 
 from benchmarks import frechet
 from benchmarks.judges.color import ColorSpec
-from benchmarks.judges.inception import Clip, Extractor, Inception, Opener, Seen, extract, read_image
+from benchmarks.judges.inception import Clip, Extractor, Inception, Opener, Pixels, Seen, extract, read_image
 from benchmarks.paths import within
 from benchmarks.runner import Part, log
 from benchmarks.types import BenchError, Json, Metric, Prediction, Sample, Score, Verdict
@@ -166,7 +165,10 @@ class Reference:
 
     def _key(self, extractor: Extractor) -> str:
         """All that determines the features: the network and its mode, who decodes and resizes, and the images."""
-        described = [dict(extractor.describe()), f"pillow {PIL.__version__}", self.digest, BLOCK]
+        import cv2
+
+        decoders = f"pillow {PIL.__version__}", f"opencv {cv2.__version__}"
+        described = [dict(extractor.describe()), *decoders, self.digest, BLOCK]
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -349,7 +351,7 @@ class Mjhq:
             shutil.copyfile(source, target)
 
 
-def _open(folder: Path, prediction: Prediction) -> Image.Image:
+def _open(folder: Path, prediction: Prediction) -> Pixels:
     if prediction.image is None:
         raise FileNotFoundError("the prediction has no image")
     return read_image(folder / prediction.image)

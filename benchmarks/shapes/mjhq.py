@@ -19,10 +19,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from benchmarks.judges.detector import DetectorSpec, bgr, build, load_weights, read_state_dict
-from benchmarks.judges.inception import Opener
+from benchmarks.judges.detector import DetectorSpec, build, load_weights, read_state_dict
+from benchmarks.judges.inception import Opener, Pixels
 from benchmarks.judges.weights import checked_digest
 from benchmarks.mjhq import Prompt
 from benchmarks.shapes.geneval import random_metadata, scene_for
@@ -54,8 +53,8 @@ def references(of: Sequence[Prompt], seed: int = 0) -> dict[str, Opener]:
     return {prompt.file: partial(_scene, prompt, seed) for prompt in of}
 
 
-def _scene(prompt: Prompt, seed: int) -> Image.Image:
-    return render(scene_for(prompt.meta, random.Random(f"mjhq reference/{seed}/{prompt.file}")))
+def _scene(prompt: Prompt, seed: int) -> Pixels:
+    return np.asarray(render(scene_for(prompt.meta, random.Random(f"mjhq reference/{seed}/{prompt.file}"))))
 
 
 def digest(of: Sequence[Prompt]) -> str:
@@ -84,11 +83,11 @@ class ShapesFeatures:
     def load(self) -> None:
         _ = self._model
 
-    def prepare(self, image: Image.Image) -> NDArray[np.uint8]:
+    def prepare(self, pixels: Pixels) -> NDArray[np.uint8]:
         """BGR [3, 128, 128], the detector's input."""
         import cv2
 
-        large = cv2.resize(bgr(image), (_INPUT, _INPUT), interpolation=cv2.INTER_LINEAR)
+        large = cv2.resize(pixels[..., ::-1], (_INPUT, _INPUT), interpolation=cv2.INTER_LINEAR)
         return np.ascontiguousarray(large.transpose(2, 0, 1), dtype=np.uint8)
 
     def features(self, prepared: NDArray[np.uint8]) -> NDArray[np.float32]:

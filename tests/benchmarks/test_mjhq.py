@@ -15,7 +15,7 @@ from PIL import Image
 
 from benchmarks import mjhq, runner, store
 from benchmarks.bench.fid import stand_in
-from benchmarks.judges.inception import Inception
+from benchmarks.judges.inception import Inception, Pixels, read_image
 from benchmarks.mjhq import Mjhq, Prompt, Reference, read_prompts
 from benchmarks.types import BenchError, Json, Metric, RunRecord, Sample
 
@@ -36,8 +36,8 @@ class Means:
     def load(self) -> None:
         pass
 
-    def prepare(self, image: Image.Image) -> NDArray[np.float32]:
-        return Inception(Path("not loaded")).prepare(image)
+    def prepare(self, pixels: Pixels) -> NDArray[np.float32]:
+        return Inception(Path("not loaded")).prepare(pixels)
 
     def features(self, prepared: NDArray[np.float32]) -> NDArray[np.float32]:
         self.looked += 1
@@ -162,8 +162,7 @@ def test_features_survive_the_verdict_to_the_bit(tmp_path: Path) -> None:
     for sample in bench.samples()[:3]:
         image = predictions[sample.id].image
         assert image is not None
-        with Image.open(folder / image) as opened:
-            expected = Means().features(Means().prepare(opened))
+        expected = Means().features(Means().prepare(read_image(folder / image)))
         np.testing.assert_array_equal(mjhq._features(verdicts[sample.id], "means"), expected)
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
 
 from benchmarks import frechet
 from benchmarks.judges.inception import Inception
@@ -64,7 +63,7 @@ def test_resizes_are_identical_to_the_bit(
         name = f"r{case['k']}"
         pixels = arrays[f"{name}_img"] if case["image"] == "stored" else _formula(case["image"], case["shape"])
         if case["mode"] == "clean":
-            prepared = Inception(tmp_path / "not loaded").prepare(Image.fromarray(pixels))
+            prepared = Inception(tmp_path / "not loaded").prepare(pixels)
             resized = np.ascontiguousarray(prepared.transpose(1, 2, 0))
         else:
             with warnings.catch_warnings():  # its legacy resizer switches all warnings off for good

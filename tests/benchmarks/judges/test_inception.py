@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import platform
 import resource
 import warnings
@@ -13,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 
 from benchmarks.bench.fid import stand_in
+from benchmarks.images import UNREADABLE
 from benchmarks.judges import inception
-from benchmarks.judges.inception import Clip, Inception, Seen, extract, read_image
+from benchmarks.judges.inception import Clip, Inception, Opener, Pixels, Seen, extract, read_image
 from benchmarks.shapes.judges import color_spec
 from benchmarks.types import BenchError, Json
 
@@ -99,9 +101,55 @@ def test_clip_features_are_the_image_embeddings(tmp_path: Path) -> None:
     rows = rows_of(extract([partial(read_image, path) for path in paths], [clip]), "clip")
     model, preprocess = clip._loaded
     with torch.inference_mode():
-        expected = [model.encode_image(preprocess(read_image(path))[None])[0].numpy() for path in paths]
+        images = [preprocess(Image.fromarray(read_image(path))) for path in paths]
+        expected = [model.encode_image(image[None])[0].numpy() for image in images]
     np.testing.assert_array_equal(rows, expected)
     assert clip.describe()["model"] == color_spec().model
+
+
+def jpeg(**options: object) -> bytes:
+    """A photograph-like image of 96 x 64 pixels."""
+    field = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(field).resize((96, 64)).save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("turned", [False, True])
+def test_jpegs_have_pillows_pixels(tmp_path: Path, progressive: bool, subsampling: int, turned: bool) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6 if turned else 1
+    path = tmp_path / "image.jpg"
+    path.write_bytes(jpeg(quality=80, progressive=progressive, subsampling=subsampling, exif=exif))
+    with Image.open(path) as image:
+        np.testing.assert_array_equal(read_image(path), np.asarray(image))
+
+
+@pytest.mark.parametrize("left", [0.3, 0.7, 0.98])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_without_its_end_is_unreadable(tmp_path: Path, left: float, progressive: bool) -> None:
+    whole = jpeg(progressive=progressive)
+    path = tmp_path / "image.jpg"
+    path.write_bytes(whole[: int(left * len(whole))])
+    with pytest.raises(UNREADABLE):
+        read_image(path)
+
+
+def test_a_jpeg_with_broken_data_is_unreadable(tmp_path: Path) -> None:
+    """Its tables are gone, its end is there."""
+    whole = jpeg()
+    start = whole.index(b"\xff\xc4")
+    path = tmp_path / "image.jpg"
+    path.write_bytes(whole[:start] + b"\xff\xc4\x00\x03\x00" + whole[start + 5 :])
+    with pytest.raises(UNREADABLE):
+        read_image(path)
+
+
+def test_a_gray_jpeg_is_made_rgb(tmp_path: Path) -> None:
+    Image.new("L", (5, 3), 77).save(tmp_path / "gray.jpg")
+    np.testing.assert_array_equal(read_image(tmp_path / "gray.jpg"), np.full((3, 5, 3), 77))
 
 
 @dataclass(frozen=True)
@@ -116,8 +164,8 @@ class RedShare:
     def load(self) -> None:
         pass
 
-    def prepare(self, image: Image.Image) -> NDArray[np.float64]:
-        means: NDArray[np.float64] = np.asarray(image).reshape(-1, 3).mean(axis=0)
+    def prepare(self, pixels: Pixels) -> NDArray[np.float64]:
+        means: NDArray[np.float64] = pixels.reshape(-1, 3).mean(axis=0)
         return means
 
     def features(self, prepared: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -125,12 +173,16 @@ class RedShare:
             return np.array([prepared[0] / prepared[1]], dtype=np.float32)
 
 
+def plain(*color: int) -> Pixels:
+    return np.full((4, 8, 3), color, np.uint8)
+
+
 def test_images_without_features_keep_their_place(tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n")
-    openers = [
+    openers: list[Opener] = [
         partial(read_image, tmp_path / "broken.png"),
-        partial(Image.new, "RGB", (8, 4), (10, 20, 0)),
-        partial(Image.new, "RGB", (8, 4), (10, 0, 0)),
+        partial(plain, 10, 20, 0),
+        partial(plain, 10, 0, 0),
         partial(read_image, tmp_path / "absent.png"),
     ]
     broken, seen, infinite, absent = extract(openers, [RedShare()])
@@ -145,7 +197,7 @@ def test_images_without_features_keep_their_place(tmp_path: Path) -> None:
 def test_memory_of_one_image_serves_the_next(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Arrays that came from the system for every image would be 3,000 page faults each."""
     monkeypatch.setattr(inception, "usable_cores", lambda: 1)
-    images = [partial(Image.effect_noise((1024, 1024), 50).convert, "RGB")] * 4
+    images = [lambda: np.asarray(Image.effect_noise((1024, 1024), 50).convert("RGB"))] * 4
     network = Inception(weights, None)
     rows_of(extract(images, [network]), "inception")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -168,7 +220,7 @@ def test_each_image_is_computed_by_one_thread() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        seen = rows_of(extract([partial(Image.new, "RGB", (8, 4), (10, 20, 0))] * 3, [Threads()]), "red")
+        seen = rows_of(extract([partial(plain, 10, 20, 0)] * 3, [Threads()]), "red")
         assert seen.tolist() == [[1], [1], [1]]
         assert torch.get_num_threads() == 2
     finally:
