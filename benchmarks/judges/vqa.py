@@ -49,14 +49,14 @@ class VqaJudge(Protocol):
         """
 
 
-def yes_or_no(reply: str) -> str:
-    """A chat model's reply as the rule takes it: its first word, where that is yes or no, else the reply as it is.
+def yes_or_no(reply: str) -> str | JudgeError:
+    """A chat model's reply as the rule takes it: its first word, also that of "Yes." and "**No**, it is not.".
 
-    Also the first word of "Yes." and "**No**, it is not." counts.
+    One that begins otherwise, such as a refusal, is no answer; the rule would take it for a no.
     """
     words = reply.lower().split()
     first = words[0].strip(".,:;!*\"'") if words else ""
-    return first if first in ("yes", "no") else reply
+    return first if first in ("yes", "no") else JudgeError(f"neither yes nor no: {reply[:80]!r}")
 
 
 # mPLUG through modelscope ------------------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ class ChatModelVqa(LocalModel):
                 for one in inputs
             ]
         texts = tokenizer.batch_decode(replies, skip_special_tokens=True)
-        return [yes_or_no(text) if text.strip() else JudgeError("the reply is empty") for text in texts]
+        return [yes_or_no(text) for text in texts]
 
     def _inputs(self, image: Image.Image, question: str) -> Any:
         content = [

@@ -9,14 +9,15 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from PIL import Image
 
 from benchmarks.shapes import dpg, wise
 from benchmarks.shapes.geneval import TAGS, Metadata, random_metadata, scene_for
-from benchmarks.shapes.questions import Item, Maker
-from benchmarks.shapes.scene import CELL, CELL_NAMES, Color, Scene, Shape, random_scene, render
+from benchmarks.shapes.questions import Item, Maker, unlike, where
+from benchmarks.shapes.scene import CELL, CELL_NAMES, Color, Object, Scene, Shape, random_scene, render
 from benchmarks.shapes.understanding import LETTERS, MMBENCH, MME, MMMU, MMVET, SEEDBENCH, offered, spoken
 from benchmarks.shapes.vqa import KINDS, ask, presence
 
@@ -160,6 +161,34 @@ def everything(seed: int, index: int) -> Example:
     question, order = rng.choice((("What is where in the image?", 1), ("Where is what in the image?", -1)))
     rng.shuffle(things)
     return Example(render(scene), "", ((question, ", ".join(" ".join(thing[::order]) for thing in things)),))
+
+
+def places(seed: int, index: int) -> Example:
+    """Where a thing is, asked by its color, its shape or both.
+
+    To find a thing and say its place is learned by color first, which every image token tells by itself.
+    """
+    rng = random.Random(f"places/{seed}/{index}")
+    item = _known(rng, where, lambda item: item.scene)
+    thing = next(thing for thing in item.scene.objects if item.question.endswith(f"{thing.shape}?"))
+    item = _where_is(thing, item.scene, rng)
+    form = rng.choice((short_answer, short_answer, short_answer, claim))
+    return Example(render(item.scene), "", (form(item, rng),))
+
+
+def all_places(seed: int, index: int) -> Example:
+    """Where each of four things is, asked by color, shape or both, in any order."""
+    rng = random.Random(f"all places/{seed}/{index}")
+    scene = _known(rng, partial(unlike, 4), lambda scene: scene)
+    items = [_where_is(thing, scene, rng) for thing in rng.sample(scene.objects, len(scene.objects))]
+    return Example(render(scene), "", tuple(short_answer(item, rng) for item in items))
+
+
+def _where_is(thing: Object, scene: Scene, rng: random.Random) -> Item:
+    name = rng.choice((thing.shape, f"{thing.color} {thing.shape}", f"{thing.color} object"))
+    answer = CELL_NAMES[thing.cell]
+    wrong = tuple(place for place in CELL_NAMES.values() if place != answer)
+    return Item(scene, f"Where in the image is the {name}?", answer, wrong, f"Is the {name} at the {{}}?")
 
 
 def verification(seed: int, index: int) -> Example:

@@ -43,7 +43,8 @@ class GeneratorModel:
     closes the assistant's empty turn before the queries and is cut at 512 tokens, or that of inference, which does
     neither. ``gate``, ``query_scale``, ``echo`` and ``sketch`` help small models: gates of the cross-attention that are
     open from the start, smaller queries, and the weights of ``Generator.echo_loss`` and ``Generator.sketch_loss``.
-    ``levels`` is at how many noise levels, one in each equal part of the scale, the flow of one drawing is learned at
+    ``vision_scale`` multiplies what Qwen2.5-VL's eyes hand on: image tokens that are far longer than what a layer adds to
+    them never learn their place, and where a thing is cannot be answered. ``levels`` is at how many noise levels, one in each equal part of the scale, the flow of one drawing is learned at
     once: where the backbone learns too, its share of a step is most of it. ``shift`` above 1 learns more at high noise
     (``flow.shifted``), where the prompt decides what is drawn.
     """
@@ -58,6 +59,7 @@ class GeneratorModel:
     image_size: int | None = None  # pixels, for a VAE, which takes any
     gate: float | None = None
     query_scale: float | None = None
+    vision_scale: float | None = None
     echo: float = 0.0
     sketch: float = 0.0
     levels: int = 1
@@ -179,6 +181,11 @@ class Generator(Part):
         if table.query_scale is not None:
             with torch.no_grad():
                 self.model.latent_queries.mul_(table.query_scale)
+        if table.vision_scale is not None:
+            last = backbone.model.visual.merger.mlp[-1]
+            with torch.no_grad():
+                last.weight.mul_(table.vision_scale)
+                last.bias.mul_(table.vision_scale)
         choose_trained(backbone, table.backbone, table.freeze_vision)
         self.aside = list(set_aside(self.model).items())
         self.frozen = [self.target.module, *(module for _, module in self.aside)]
