@@ -16,7 +16,19 @@ from PIL import Image
 
 from benchmarks.shapes import dpg, wise
 from benchmarks.shapes.geneval import TAGS, Metadata, random_metadata, scene_for
-from benchmarks.shapes.questions import Item, Maker, unlike, where
+from benchmarks.shapes.questions import (
+    Item,
+    Maker,
+    colored_word,
+    name,
+    price,
+    sign,
+    title,
+    translation,
+    unlike,
+    where,
+    word,
+)
 from benchmarks.shapes.scene import CELL, CELL_NAMES, Color, Object, Scene, Shape, random_scene, render
 from benchmarks.shapes.understanding import LETTERS, MMBENCH, MME, MMMU, MMVET, SEEDBENCH, offered, spoken
 from benchmarks.shapes.vqa import KINDS, ask, presence
@@ -44,6 +56,9 @@ REASONING = (
     "First please perform reasoning, and think step by step to provide best answer to the following question: \n\n"
 )
 DESCRIBE = "Describe the image."
+
+#: Questions of which the answer is written in the image.
+READ: Sequence[Maker] = (word, colored_word, sign, title, name, translation, price)
 
 T = TypeVar("T")
 
@@ -220,8 +235,18 @@ def claims(seed: int, index: int) -> Example:
     return _claims(random.Random(f"claims/{seed}/{index}"))
 
 
-def _claims(rng: random.Random) -> Example:
-    item = _known(rng, rng.choice(CLAIMED), lambda item: item.scene)
+def reading(seed: int, index: int) -> Example:
+    """One short question about what is written, or claims about it."""
+    rng = random.Random(f"reading/{seed}/{index}")
+    maker = rng.choice(READ)
+    if rng.random() < 0.5:
+        return _claims(rng, maker)
+    item = _known(rng, maker, lambda item: item.scene)
+    return Example(render(item.scene), "", (short_answer(item, rng),))
+
+
+def _claims(rng: random.Random, maker: Maker | None = None) -> Example:
+    item = _known(rng, maker or rng.choice(CLAIMED), lambda item: item.scene)
     forms = rng.sample((claim, claim, claim, multiple_choice, multiple_choice), 5)
     return Example(render(item.scene), "", tuple(dict.fromkeys(form(item, rng) for form in forms)))
 
