@@ -199,8 +199,19 @@ def all_places(seed: int, index: int) -> Example:
     return Example(render(scene), "", tuple(short_answer(item, rng) for item in items))
 
 
+def places_of_shapes(seed: int, index: int) -> Example:
+    """Where each of four things is, asked by its shape alone, which is learned after the color."""
+    rng = random.Random(f"places of shapes/{seed}/{index}")
+    scene = _known(rng, partial(unlike, 4), lambda scene: scene)
+    items = [_where(thing, thing.shape, scene) for thing in rng.sample(scene.objects, len(scene.objects))]
+    return Example(render(scene), "", tuple(short_answer(item, rng) for item in items))
+
+
 def _where_is(thing: Object, scene: Scene, rng: random.Random) -> Item:
-    name = rng.choice((thing.shape, f"{thing.color} {thing.shape}", f"{thing.color} object"))
+    return _where(thing, rng.choice((thing.shape, f"{thing.color} {thing.shape}", f"{thing.color} object")), scene)
+
+
+def _where(thing: Object, name: str, scene: Scene) -> Item:
     answer = CELL_NAMES[thing.cell]
     wrong = tuple(place for place in CELL_NAMES.values() if place != answer)
     return Item(scene, f"Where in the image is the {name}?", answer, wrong, f"Is the {name} at the {{}}?")
