@@ -277,7 +277,7 @@ def retrain(ctx: click.Context, out: Path, recipes: Path, judges: bool, examples
 
 def _order(recipes: Path) -> list[str]:
     """The toy model's recipes in the order in which they build on each other; the generator's stages are numbered."""
-    stages = sorted(path.stem for path in recipes.glob("generator*.toml"))
+    stages = sorted((path.stem for path in recipes.glob("generator*.toml")), key=lambda name: (len(name), name))
     return ["vae", "eva_clip", "decoder", "backbone", *stages]
 
 

@@ -50,6 +50,11 @@ def recipes(tmp_path: Path) -> Path:
     return folder
 
 
+def test_stages_are_in_the_order_of_their_numbers(recipes: Path) -> None:
+    (recipes / "generator_10.toml").write_text((recipes / "generator_2.toml").read_text())
+    assert blip3o_toy._order(recipes)[-3:] == ["generator", "generator_2", "generator_10"]
+
+
 def test_retraining_runs_every_recipe_in_its_own_folder_and_goes_on(
     recipes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
