@@ -9,27 +9,14 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TypeVar
 
 from PIL import Image
 
 from benchmarks.shapes import dpg, wise
 from benchmarks.shapes.geneval import TAGS, Metadata, random_metadata, scene_for
-from benchmarks.shapes.questions import (
-    Item,
-    Maker,
-    colored_word,
-    name,
-    price,
-    sign,
-    title,
-    translation,
-    unlike,
-    where,
-    word,
-)
-from benchmarks.shapes.scene import CELL, CELL_NAMES, Color, Object, Scene, Shape, random_scene, render
+from benchmarks.shapes.questions import Item, Maker
+from benchmarks.shapes.scene import CELL, CELL_NAMES, Color, Scene, Shape, random_scene, render
 from benchmarks.shapes.understanding import LETTERS, MMBENCH, MME, MMMU, MMVET, SEEDBENCH, offered, spoken
 from benchmarks.shapes.vqa import KINDS, ask, presence
 
@@ -56,9 +43,6 @@ REASONING = (
     "First please perform reasoning, and think step by step to provide best answer to the following question: \n\n"
 )
 DESCRIBE = "Describe the image."
-
-#: Questions of which the answer is written in the image.
-READ: Sequence[Maker] = (word, colored_word, sign, title, name, translation, price)
 
 T = TypeVar("T")
 
@@ -178,45 +162,6 @@ def everything(seed: int, index: int) -> Example:
     return Example(render(scene), "", ((question, ", ".join(" ".join(thing[::order]) for thing in things)),))
 
 
-def places(seed: int, index: int) -> Example:
-    """Where a thing is, asked by its color, its shape or both.
-
-    To find a thing and say its place is learned by color first, which every image token tells by itself.
-    """
-    rng = random.Random(f"places/{seed}/{index}")
-    item = _known(rng, where, lambda item: item.scene)
-    thing = next(thing for thing in item.scene.objects if item.question.endswith(f"{thing.shape}?"))
-    item = _where_is(thing, item.scene, rng)
-    form = rng.choice((short_answer, short_answer, short_answer, claim))
-    return Example(render(item.scene), "", (form(item, rng),))
-
-
-def all_places(seed: int, index: int) -> Example:
-    """Where each of four things is, asked by color, shape or both, in any order."""
-    rng = random.Random(f"all places/{seed}/{index}")
-    scene = _known(rng, partial(unlike, 4), lambda scene: scene)
-    items = [_where_is(thing, scene, rng) for thing in rng.sample(scene.objects, len(scene.objects))]
-    return Example(render(scene), "", tuple(short_answer(item, rng) for item in items))
-
-
-def places_of_shapes(seed: int, index: int) -> Example:
-    """Where each of four things is, asked by its shape alone, which is learned after the color."""
-    rng = random.Random(f"places of shapes/{seed}/{index}")
-    scene = _known(rng, partial(unlike, 4), lambda scene: scene)
-    items = [_where(thing, thing.shape, scene) for thing in rng.sample(scene.objects, len(scene.objects))]
-    return Example(render(scene), "", tuple(short_answer(item, rng) for item in items))
-
-
-def _where_is(thing: Object, scene: Scene, rng: random.Random) -> Item:
-    return _where(thing, rng.choice((thing.shape, f"{thing.color} {thing.shape}", f"{thing.color} object")), scene)
-
-
-def _where(thing: Object, name: str, scene: Scene) -> Item:
-    answer = CELL_NAMES[thing.cell]
-    wrong = tuple(place for place in CELL_NAMES.values() if place != answer)
-    return Item(scene, f"Where in the image is the {name}?", answer, wrong, f"Is the {name} at the {{}}?")
-
-
 def verification(seed: int, index: int) -> Example:
     """Several claims about one scene, and letters to choose, each right or wrong on its own.
 
@@ -246,18 +191,8 @@ def claims(seed: int, index: int) -> Example:
     return _claims(random.Random(f"claims/{seed}/{index}"))
 
 
-def reading(seed: int, index: int) -> Example:
-    """One short question about what is written, or claims about it."""
-    rng = random.Random(f"reading/{seed}/{index}")
-    maker = rng.choice(READ)
-    if rng.random() < 0.5:
-        return _claims(rng, maker)
-    item = _known(rng, maker, lambda item: item.scene)
-    return Example(render(item.scene), "", (short_answer(item, rng),))
-
-
-def _claims(rng: random.Random, maker: Maker | None = None) -> Example:
-    item = _known(rng, maker or rng.choice(CLAIMED), lambda item: item.scene)
+def _claims(rng: random.Random) -> Example:
+    item = _known(rng, rng.choice(CLAIMED), lambda item: item.scene)
     forms = rng.sample((claim, claim, claim, multiple_choice, multiple_choice), 5)
     return Example(render(item.scene), "", tuple(dict.fromkeys(form(item, rng) for form in forms)))
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -43,11 +42,10 @@ class GeneratorModel:
     loss, or that and questions about images (joint training). ``prompt`` is upstream's sequence of training, which
     closes the assistant's empty turn before the queries and is cut at 512 tokens, or that of inference, which does
     neither. ``gate``, ``query_scale``, ``echo`` and ``sketch`` help small models: gates of the cross-attention that are
-    open from the start, smaller queries, and the weights of ``Generator.echo_loss``, ``Generator.sketch_loss`` and
-    ``Generator.place_loss``. ``vision_scale`` multiplies what Qwen2.5-VL's eyes hand on, against image tokens that are
-    far longer than what a layer adds to them. ``levels`` is at how many noise levels, one in each equal part of the
-    scale, the flow of one drawing is learned at once: where the backbone learns too, its share of a step is most of it.
-    ``shift`` above 1 learns more at high noise (``flow.shifted``), where the prompt decides what is drawn.
+    open from the start, smaller queries, and the weights of ``Generator.echo_loss`` and ``Generator.sketch_loss``.
+    ``levels`` is at how many noise levels, one in each equal part of the scale, the flow of one drawing is learned at
+    once: where the backbone learns too, its share of a step is most of it. ``shift`` above 1 learns more at high noise
+    (``flow.shifted``), where the prompt decides what is drawn.
     """
 
     sampling: Sampling
@@ -60,8 +58,6 @@ class GeneratorModel:
     image_size: int | None = None  # pixels, for a VAE, which takes any
     gate: float | None = None
     query_scale: float | None = None
-    vision_scale: float | None = None
-    place: float = 0.0
     echo: float = 0.0
     sketch: float = 0.0
     levels: int = 1
@@ -178,17 +174,11 @@ class Generator(Part):
         if table.sketch and table.n_query != self.target.grid**2:
             raise RecipeError(f"model: sketch needs n_query = {self.target.grid**2}, one for each feature")
         self.sketch = nn.Linear(text_width(backbone.config), self.target.channels) if table.sketch else None
-        self.places = nn.Linear(text_width(backbone.config), table.n_query) if table.place else None
         if table.gate is not None and self.model.dit is not None:
             self.model.dit.open_gates(table.gate)
         if table.query_scale is not None:
             with torch.no_grad():
                 self.model.latent_queries.mul_(table.query_scale)
-        if table.vision_scale is not None:
-            last = backbone.model.visual.merger.mlp[-1]
-            with torch.no_grad():
-                last.weight.mul_(table.vision_scale)
-                last.bias.mul_(table.vision_scale)
         choose_trained(backbone, table.backbone, table.freeze_vision)
         self.aside = list(set_aside(self.model).items())
         self.frozen = [self.target.module, *(module for _, module in self.aside)]
@@ -227,10 +217,7 @@ class Generator(Part):
         names += ["echo"] * bool(self.table.echo) + ["sketch"] * bool(self.table.sketch)
         counts = dict.fromkeys(names, drawn)
         if self.table.backbone == "joint":
-            asked = given([item.conversation for item in items])
-            counts["answer"] = answer_tokens(asked)
-            if self.table.place:
-                counts["place"] = len(asked)
+            counts["answer"] = answer_tokens(given([item.conversation for item in items]))
         return counts
 
     def losses(self, items: Sequence[GeneratorItem], draws: Draws) -> dict[str, Loss]:
@@ -250,10 +237,7 @@ class Generator(Part):
             if self.sketch is not None:
                 totals["sketch"] = self.table.sketch * self.sketch_loss(clean, condition)
         if self.table.backbone == "joint" and (asked := given([item.conversation for item in items])):
-            with self.image_tokens() as tokens:
-                totals["answer"] = answer_loss(self.model.backbone, asked)
-            if self.places is not None:
-                totals["place"] = self.table.place * self.place_loss(torch.cat(tokens))
+            totals["answer"] = answer_loss(self.model.backbone, asked)
         counts = self.counts(items)
         return {name: Loss(total, counts[name]) for name, total in totals.items()}
 
@@ -300,32 +284,6 @@ class Generator(Part):
         said = torch.stack([ids[-self.closing - n_query : -self.closing] for ids in prompts])  # [B, n_query]
         logits = self.model.backbone.lm_head(condition).flatten(0, 1).float()  # [B * n_query, vocabulary]
         return F.cross_entropy(logits, said.flatten(), reduction="sum") / n_query
-
-    @contextmanager
-    def image_tokens(self) -> Iterator[list[Tensor]]:
-        """What the backbone's eyes hand on meanwhile, [image tokens, width] of each batch of questions."""
-        tokens: list[Tensor] = []
-        if self.places is None:
-            yield tokens
-            return
-        eyes = self.model.backbone.model.visual
-        hook = eyes.register_forward_hook(lambda _module, _inputs, output: tokens.append(output.pooler_output))
-        try:
-            yield tokens
-        finally:
-            hook.remove()
-
-    def place_loss(self, tokens: Tensor) -> Tensor:
-        """Cross-entropy of each image token's place, read by a linear head that is thrown away; mean over an image.
-
-        Images have as many tokens as there are queries. Qwen2.5-VL's eyes know of places only how far two are apart,
-        and small ones do not find out by themselves where in the image a token is.
-        """
-        assert self.places is not None
-        n = self.table.n_query
-        logits = self.places(F.rms_norm(tokens, tokens.shape[-1:])).float().unflatten(0, (-1, n))  # [images, n, n]
-        at = torch.arange(n, device=tokens.device).expand(logits.shape[:2])
-        return F.cross_entropy(logits.flatten(0, 1), at.flatten(), reduction="sum") / n
 
     @torch.no_grad()
     def features(self, drawings: Sequence[Drawing]) -> Tensor:

@@ -57,12 +57,12 @@ def test_flow_loss_is_that_of_its_definition(checkpoint: Path) -> None:
 
 
 def test_losses_of_a_batch_are_the_sums_of_those_of_its_halves(checkpoint: Path) -> None:
-    part = generator(tiny.recipe("generator", checkpoint, backbone="joint", echo=0.3, sketch=0.5, place=0.2, levels=2))
+    part = generator(tiny.recipe("generator", checkpoint, backbone="joint", echo=0.3, sketch=0.5, levels=2))
     source = load_mixture(tiny.recipe("generator", checkpoint, backbone="joint").data)
     items = [part.prepare(source(1, i)) for i in range(8)]
     whole = part(items, Draws(7, range(8)))
     halves = [part(items[i : i + 4], Draws(7, range(i, i + 4))) for i in (0, 4)]
-    assert whole.keys() == {"flow", "echo", "sketch", "answer", "place"}
+    assert whole.keys() == {"flow", "echo", "sketch", "answer"}
     for name, loss in whole.items():
         assert loss.total.item() == pytest.approx(sum(half[name].total.item() for half in halves), rel=1e-5)
         assert loss.terms == sum(half[name].terms for half in halves) == part.counts(items)[name]
@@ -88,32 +88,6 @@ def test_a_sketch_is_compared_with_the_features_in_reading_order(checkpoint: Pat
     states = torch.stack([clean[:, :, y, x] for y in (0, 1) for x in (0, 1)], dim=1) + 2.0
     part.sketch.register_forward_hook(lambda *_: states)
     assert part(items, Draws(7, range(2)))["sketch"].total.item() == pytest.approx(2 * 0.5 * 2.0**2, rel=1e-5)
-
-
-def test_places_are_read_off_the_image_tokens_in_reading_order(checkpoint: Path) -> None:
-    part = generator(tiny.recipe("generator", checkpoint, backbone="joint", place=0.5))
-    assert part.places is not None
-    source = load_mixture(part.recipe.data)
-    items = [item for item in (part.prepare(source(1, i)) for i in range(8)) if item.conversation][:3]
-    nothing = part(items, Draws(7, range(3)))["place"]
-    assert nothing.terms == 3
-    # The head is sure of each token's place: no loss. It is sure of the next one: the difference of the two.
-    sure = 100 * torch.eye(4)
-    part.places.register_forward_hook(lambda *_: sure.repeat(3, 1))
-    assert part(items, Draws(7, range(3)))["place"].total.item() == pytest.approx(0, abs=1e-5)
-    part.places.register_forward_hook(lambda *_: sure.roll(1, dims=0).repeat(3, 1))
-    assert part(items, Draws(7, range(3)))["place"].total.item() == pytest.approx(0.5 * 3 * 100, rel=1e-5)
-
-
-def test_scaled_eyes_hand_on_shorter_tokens(checkpoint: Path) -> None:
-    source = load_mixture(tiny.recipe("generator", checkpoint, backbone="joint").data)
-    tokens = []
-    for scale in (1.0, 0.25):
-        part = generator(tiny.recipe("generator", checkpoint, backbone="joint", place=1.0, vision_scale=scale))
-        with part.image_tokens() as seen:
-            part(list(map(part.prepare, (source(1, i) for i in range(4)))), Draws(7, range(4)))
-        tokens.append(torch.cat(seen))
-    torch.testing.assert_close(tokens[1], tokens[0] / 4)
 
 
 def test_several_noise_levels_lie_one_in_each_part_of_the_scale(checkpoint: Path) -> None:
