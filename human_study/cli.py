@@ -275,17 +275,16 @@ def results(
     figure: Path | None,
 ) -> None:
     """Which model is preferred, by how much, and how sure that is: of a study, or of another tool's judgments."""
-    from human_study import folder as folders
-    from human_study import monitor
-    from reports import plots
     from reports import study as analysis
     from reports.study import render
-    from reports.study.figure import figure as drawn
 
     planned: dict[str, int] = {}
     if judgments is not None and folder is None:
         table = analysis.read(judgments)
     elif folder is not None and judgments is None:
+        from human_study import folder as folders
+        from human_study import monitor
+
         opened = folders.open_study(folder)
         table = _judgments(opened)
         criteria = opened.store.design.criteria
@@ -297,6 +296,9 @@ def results(
     if page is not None:
         _write(page, render.html(found, f"Human study {page.stem if folder is None else folder.resolve().name}"))
     if figure is not None:
+        from reports import plots
+        from reports.study.figure import figure as drawn
+
         plots.save(drawn(found.comparisons), figure)
     match form:
         case "json":
