@@ -228,9 +228,10 @@ def read_image(path: str | os.PathLike[str]) -> Pixels:
 
 
 def _decode_jpeg(path: Path) -> Pixels | None:
-    """Pillow's pixels in two thirds of its time, since both have libjpeg-turbo; None for a file that is cut or broken.
+    """Pillow's pixels in two thirds of its time, since both have libjpeg-turbo; None where Pillow is to judge the file.
 
-    OpenCV does not say that a file's end is missing, so Pillow gets those.
+    That is where OpenCV cannot decode it, and where its end is missing, which OpenCV does not say. Of damaged files
+    OpenCV takes a few more than Pillow, with the pixels that Pillow finds in them when it is told to be lenient.
     """
     import cv2
 
