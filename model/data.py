@@ -42,6 +42,9 @@ class Example(Protocol):
     @property
     def turns(self) -> tuple[tuple[str, str], ...]: ...
     @property
+    def labels(self) -> tuple[str, ...]:
+        """What each of the image's tokens shows, in reading order; empty where nobody knows."""
+    @property
     def key(self) -> str:
         """Hex digest of the image's content; "" where what is computed from the image must not be cached."""
 

@@ -54,6 +54,7 @@ class FileExample:
     caption: str
     turns: tuple[tuple[str, str], ...]
     key: str
+    labels: tuple[str, ...] = ()  # nobody knows them
 
 
 def load_source(name: str) -> Source:

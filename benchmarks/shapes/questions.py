@@ -65,21 +65,21 @@ Maker = Callable[[random.Random], Item]
 
 
 def presence(rng: random.Random) -> Item:
-    scene = _unlike(rng.randint(1, 3), rng)
+    scene = unlike(rng.randint(1, 3), rng)
     present = [item.shape for item in scene.objects]
     absent = tuple(shape for shape in SHAPES if shape not in present)
     return Item(scene, "Which shape is in the image?", rng.choice(present), absent, "Is there a {} in this image?")
 
 
 def color(rng: random.Random) -> Item:
-    scene = _unlike(rng.randint(1, 4), rng)
+    scene = unlike(rng.randint(1, 4), rng)
     item = rng.choice(scene.objects)
     question = f"What color is the {item.shape}?"
     return Item(scene, question, item.color, _without(item.color, COLORS), f"Is the {item.shape} {{}}?")
 
 
 def shape(rng: random.Random) -> Item:
-    scene = _unlike(rng.randint(1, 4), rng)
+    scene = unlike(rng.randint(1, 4), rng)
     item = rng.choice(scene.objects)
     question = f"What shape is the {item.color} object?"
     return Item(scene, question, item.shape, _without(item.shape, SHAPES), f"Is the {item.color} object a {{}}?")
@@ -97,13 +97,13 @@ def count_shape(rng: random.Random) -> Item:
 
 def count_all(rng: random.Random) -> Item:
     number = rng.randint(1, 4)
-    scene = _unlike(number, rng)
+    scene = unlike(number, rng)
     wrong = _without(str(number), "1234")
     return Item(scene, "How many shapes are there?", str(number), wrong, "Is the number of shapes {}?")
 
 
 def where(rng: random.Random) -> Item:
-    scene = _unlike(rng.randint(1, 4), rng)
+    scene = unlike(rng.randint(1, 4), rng)
     item = rng.choice(scene.objects)
     answer = CELL_NAMES[item.cell]
     wrong = _without(answer, CELL_NAMES.values())
@@ -120,7 +120,7 @@ def relation(rng: random.Random) -> Item:
 
 
 def on_map(rng: random.Random) -> Item:
-    scene = _unlike(rng.randint(2, 4), rng)
+    scene = unlike(rng.randint(2, 4), rng)
     item = rng.choice(scene.objects)
     corner = COMPASS[item.cell]
     question = f"The image is a map with north at the top. Which shape is in the {corner}?"
@@ -148,7 +148,7 @@ def main_color(rng: random.Random) -> Item:
 
 
 def arrangement(rng: random.Random) -> Item:
-    scene = _unlike(2, rng)
+    scene = unlike(2, rng)
     (row, column), (other_row, other_column) = (item.cell for item in scene.objects)
     answers = ("side by side", "one above the other", "diagonally apart", "one inside the other")
     answer = answers[0] if row == other_row else answers[1] if column == other_column else answers[2]
@@ -221,7 +221,7 @@ def sign(rng: random.Random) -> Item:
 def title(rng: random.Random) -> Item:
     """A poster: its title, a shape below it, and another word at the foot."""
     top, foot = rng.sample(WORDS, 2)
-    picture = _unlike(1, rng, [(1, rng.randint(0, 1))])
+    picture = unlike(1, rng, [(1, rng.randint(0, 1))])
     free = 1 - picture.objects[0].cell[1]
     scene = Scene(picture.objects, (_line(top, 0, rng), _in_cell(foot, rng.choice(INKS), (1, free))))
     question = "What is the title at the top of this poster?"
@@ -230,7 +230,7 @@ def title(rng: random.Random) -> Item:
 
 def name(rng: random.Random) -> Item:
     """Two shapes with their names below them."""
-    shapes = _unlike(2, rng, [(0, 0), (0, 1)])
+    shapes = unlike(2, rng, [(0, 0), (0, 1)])
     names = rng.sample(NAMES, 2)
     tags = [_in_cell(tag, rng.choice(INKS), (1, column)) for column, tag in enumerate(names)]
     column = rng.randint(0, 1)
@@ -310,7 +310,7 @@ def _numbers(low: int, high: int) -> list[str]:
     return [str(number) for number in range(low, high + 1)]
 
 
-def _unlike(number: int, rng: random.Random, cells: Sequence[tuple[int, int]] | None = None) -> Scene:
+def unlike(number: int, rng: random.Random, cells: Sequence[tuple[int, int]] | None = None) -> Scene:
     """Objects of which no two share a shape or a color, in the given cells or any."""
     items = list(zip(rng.sample(SHAPES, number), rng.sample(COLORS, number), strict=True))
     return place(items, cells or rng.sample(CELLS, number), rng)
@@ -321,7 +321,7 @@ def _with_words(words: Sequence[str], rng: random.Random) -> Scene:
     cells = rng.sample(CELLS, len(CELLS))
     written = zip(words, rng.sample(INKS, len(words)), cells, strict=False)
     free = cells[len(words) :]
-    shapes = _unlike(number := rng.randint(0, len(free)), rng, free[:number])
+    shapes = unlike(number := rng.randint(0, len(free)), rng, free[:number])
     return Scene(shapes.objects, tuple(_in_cell(text, ink, cell) for text, ink, cell in written))
 
 

@@ -9,14 +9,25 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from PIL import Image
 
 from benchmarks.shapes import dpg, wise
 from benchmarks.shapes.geneval import TAGS, Metadata, random_metadata, scene_for
-from benchmarks.shapes.questions import Item, Maker
-from benchmarks.shapes.scene import CELL, CELL_NAMES, Color, Scene, Shape, random_scene, render
+from benchmarks.shapes.questions import (
+    Item,
+    Maker,
+    colored_word,
+    name,
+    sign,
+    title,
+    translation,
+    unlike,
+    word,
+)
+from benchmarks.shapes.scene import CANVAS, CELL, CELL_NAMES, Color, Scene, Shape, random_scene, render
 from benchmarks.shapes.understanding import LETTERS, MMBENCH, MME, MMMU, MMVET, SEEDBENCH, offered, spoken
 from benchmarks.shapes.vqa import KINDS, ask, presence
 
@@ -44,16 +55,25 @@ REASONING = (
 )
 DESCRIBE = "Describe the image."
 
+#: Questions of which the answer is written in the image.
+READ: Sequence[Maker] = (word, colored_word, sign, title, name, translation)
+#: Pixels of the image that one of the toy model's image tokens stands for, in each direction.
+TOKEN = 16
+
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Example:
-    """An image with a caption to draw it from, or with a conversation about it: (question, answer) in turn."""
+    """An image with a caption to draw it from, or with a conversation about it: (question, answer) in turn.
+
+    ``labels`` tell what each image token of a conversation shows.
+    """
 
     image: Image.Image
     caption: str
     turns: tuple[tuple[str, str], ...]
+    labels: tuple[str, ...] = ()
     key: str = ""  # endless and drawn in no time: nothing computed from it is worth keeping
 
 
@@ -121,7 +141,7 @@ def understanding(seed: int, index: int) -> Example:
     scene = _known(rng, random_scene, lambda scene: scene)
     asked = [ask(scene, kind, rng) for kind in rng.sample(range(len(KINDS)), len(KINDS))]
     turns = dict.fromkeys((question.text + SHORT_ANSWER, question.answer) for question in asked)
-    return Example(render(scene), "", (*turns, wise.fact_turns(rng), (DESCRIBE, description(scene))))
+    return _asked(scene, *turns, wise.fact_turns(rng), (DESCRIBE, description(scene)))
 
 
 #: Every kind of question that a column asks.
@@ -145,7 +165,7 @@ def columns(seed: int, index: int) -> Example:
     maker = rng.choice(MAKERS)
     item = _known(rng, maker, lambda item: item.scene)
     forms = rng.sample(FORMS, 3) if item.wrong else [open_question]
-    return Example(render(item.scene), "", tuple(form(item, rng) for form in forms))
+    return _asked(item.scene, *(form(item, rng) for form in forms))
 
 
 def everything(seed: int, index: int) -> Example:
@@ -159,7 +179,19 @@ def everything(seed: int, index: int) -> Example:
     things += [(CELL_NAMES[line.y // CELL, line.x // CELL], f"{line.color} {line.text}") for line in scene.texts]
     question, order = rng.choice((("What is where in the image?", 1), ("Where is what in the image?", -1)))
     rng.shuffle(things)
-    return Example(render(scene), "", ((question, ", ".join(" ".join(thing[::order]) for thing in things)),))
+    return _asked(scene, (question, ", ".join(" ".join(thing[::order]) for thing in things)))
+
+
+def places(seed: int, index: int) -> Example:
+    """Where each of four things is, asked by its shape, its color or both, in any order."""
+    rng = random.Random(f"places/{seed}/{index}")
+    scene = _known(rng, partial(unlike, 4), lambda scene: scene)
+    turns = []
+    for thing in rng.sample(scene.objects, len(scene.objects)):
+        called = rng.choice((thing.shape, f"{thing.color} {thing.shape}", f"{thing.color} object"))
+        item = Item(scene, f"Where in the image is the {called}?", CELL_NAMES[thing.cell])
+        turns.append(short_answer(item, rng))
+    return _asked(scene, *turns)
 
 
 def verification(seed: int, index: int) -> Example:
@@ -173,7 +205,7 @@ def verification(seed: int, index: int) -> Example:
         scene = _known(rng, random_scene, lambda scene: scene)
         asked = [presence(scene, rng) for _ in range(5)]
         turns = dict.fromkeys((question.text + SHORT_ANSWER, question.answer) for question in asked)
-        return Example(render(scene), "", tuple(turns))
+        return _asked(scene, *turns)
     return _claims(rng)
 
 
@@ -183,7 +215,7 @@ def alone(seed: int, index: int) -> Example:
     item = _known(rng, rng.choice(MAKERS), lambda item: item.scene)
     forms = (claim, claim, claim, multiple_choice, multiple_choice, short_answer, short_answer, open_question)
     form = rng.choice(forms) if item.wrong else open_question
-    return Example(render(item.scene), "", (form(item, rng),))
+    return _asked(item.scene, form(item, rng))
 
 
 def claims(seed: int, index: int) -> Example:
@@ -191,10 +223,20 @@ def claims(seed: int, index: int) -> Example:
     return _claims(random.Random(f"claims/{seed}/{index}"))
 
 
-def _claims(rng: random.Random) -> Example:
-    item = _known(rng, rng.choice(CLAIMED), lambda item: item.scene)
+def reading(seed: int, index: int) -> Example:
+    """One short question about what is written, or claims about it."""
+    rng = random.Random(f"reading/{seed}/{index}")
+    maker = rng.choice(READ)
+    if rng.random() < 0.5:
+        return _claims(rng, (maker,))
+    item = _known(rng, maker, lambda item: item.scene)
+    return _asked(item.scene, short_answer(item, rng))
+
+
+def _claims(rng: random.Random, makers: Sequence[Maker] = CLAIMED) -> Example:
+    item = _known(rng, rng.choice(makers), lambda item: item.scene)
     forms = rng.sample((claim, claim, claim, multiple_choice, multiple_choice), 5)
-    return Example(render(item.scene), "", tuple(dict.fromkeys(form(item, rng) for form in forms)))
+    return _asked(item.scene, *dict.fromkeys(form(item, rng) for form in forms))
 
 
 def short_answer(item: Item, rng: random.Random) -> tuple[str, str]:
@@ -234,6 +276,24 @@ def multiple_choice(item: Item, rng: random.Random) -> tuple[str, str]:
 def open_question(item: Item, rng: random.Random) -> tuple[str, str]:
     """As MM-Vet asks."""
     return REASONING + item.question, spoken(item.answer)
+
+
+def _asked(scene: Scene, *turns: tuple[str, str]) -> Example:
+    """With labels: the cell of each image token and what covers most of it, or nothing."""
+    starts = range(0, CANVAS, TOKEN)
+    return Example(render(scene), "", turns, tuple(_label(scene, x, y) for y in starts for x in starts))
+
+
+def _label(scene: Scene, x: int, y: int) -> str:
+    def covered(box: tuple[int, int, int, int]) -> int:
+        left, top, right, bottom = box
+        across, down = min(right, x + TOKEN) - max(left, x), min(bottom, y + TOKEN) - max(top, y)
+        return max(across, 0) * max(down, 0)
+
+    things = [(covered(item.box), f"{item.color} {item.shape}") for item in scene.objects]
+    things += [(covered(line.box), f"{line.color} {line.text}") for line in scene.texts]
+    area, shown = max(things, key=lambda thing: thing[0], default=(0, ""))
+    return f"{CELL_NAMES[y // CELL, x // CELL]} {shown if area else 'nothing'}"
 
 
 FORMS = (short_answer, claim, multiple_choice, open_question)

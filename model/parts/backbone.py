@@ -28,19 +28,30 @@ from model.parts.base import Loss, Part, subset
 from model.recipe import Recipe, from_table
 
 
+#: What a label has beyond these is not learned.
+LABEL_TOKENS = 10
+#: cross_entropy's default ``ignore_index``: no token.
+NONE = -100
+
+
 @dataclass(frozen=True)
 class Conversation:
-    """One image and the talk about it: the processor's output, and which of its tokens are answers, [L]."""
+    """One image and the talk about it: the processor's output, and which of its tokens are answers, [L].
+
+    ``labels`` are the token ids of what each image token shows, [image tokens, LABEL_TOKENS], filled with NONE.
+    """
 
     inputs: Mapping[str, Tensor]  # input_ids and others [1, L]; the image as the backbone wants it
     answered: Tensor
+    labels: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Converse:
-    """Example -> its turns, tokenised; None when it has none."""
+    """Example -> its turns, tokenised, and with ``label`` its labels; None when it has no turns."""
 
     processor: ProcessorMixin
+    label: bool = False
 
     def __call__(self, example: Example) -> Conversation | None:
         if not example.turns:
@@ -51,7 +62,18 @@ class Converse:
         start, end = tokenizer.convert_tokens_to_ids(["assistant", "<|im_end|>"])
         newline = tokenizer("\n").input_ids[-1]
         ids = batch["input_ids"][0].tolist()
-        return Conversation(dict(batch), torch.tensor(answer_mask(ids, (start, newline), end)))
+        labels = self.labels(example, ids.count(self.processor.image_token_id)) if self.label else None
+        return Conversation(dict(batch), torch.tensor(answer_mask(ids, (start, newline), end)), labels)
+
+    def labels(self, example: Example, image_tokens: int) -> Tensor:
+        """Raises Unreadable when the example's labels are not as many as its image's tokens."""
+        labels = torch.full((image_tokens, LABEL_TOKENS), NONE)
+        if example.labels:
+            if len(example.labels) != image_tokens:
+                raise Unreadable(f"{len(example.labels)} labels for {image_tokens} image tokens")
+            for row, ids in zip(labels, self.processor.tokenizer(list(example.labels)).input_ids, strict=True):
+                row[: len(ids)] = torch.tensor(ids[:LABEL_TOKENS])
+        return labels
 
 
 def conversation(turns: Sequence[tuple[str, str]]) -> str:
@@ -73,22 +95,39 @@ def answer_mask(ids: Sequence[int], opening: tuple[int, int], end: int) -> list[
     return mask
 
 
-def answer_loss(backbone: PreTrainedModel, conversations: Sequence[Conversation]) -> Tensor:
-    """Cross-entropy, summed over every answer's tokens and its end of turn, given the image and all said before."""
+def answer_loss(
+    backbone: PreTrainedModel, conversations: Sequence[Conversation], label_head: nn.Module | None = None
+) -> Tensor:
+    """[answers' loss, labels' loss], both summed cross-entropies.
+
+    The first is that of every answer's tokens and its end of turn, given the image and all said before. The second is
+    that of the labels' tokens, as the backbone's last matrix reads them off what ``label_head`` makes of each image
+    token alone, [width] -> [LABEL_TOKENS * width], before the language model has seen it; 0 without a head.
+    """
     device = backbone.get_input_embeddings().weight.device
     groups = alike([len(conversation.answered) for conversation in conversations], device)
-    losses = [_answer_loss(backbone, [conversations[i] for i in group], device) for group in groups]
-    return torch.stack(losses).sum()
+    losses = [_answer_loss(backbone, [conversations[i] for i in group], label_head, device) for group in groups]
+    return torch.stack(losses).sum(0)
 
 
-def _answer_loss(backbone: PreTrainedModel, conversations: Sequence[Conversation], device: torch.device) -> Tensor:
+def _answer_loss(
+    backbone: PreTrainedModel, conversations: Sequence[Conversation], label_head: nn.Module | None, device: torch.device
+) -> Tensor:
     batch = {name: collate([c.inputs[name] for c in conversations]) for name in conversations[0].inputs}
     batch = {name: tensor.to(device) for name, tensor in batch.items()}
     answered = collate([c.answered[None] for c in conversations]).to(device)[:, 1:]  # [B, L - 1]
-    hidden = backbone.model(**batch, use_cache=False).last_hidden_state  # [B, L, width]
+    output = backbone.model(**batch, use_cache=False, output_hidden_states=label_head is not None)
+    hidden = output.last_hidden_state  # [B, L, width]
     # Only where an answer is predicted: logits of every token would take gigabytes.
     logits = backbone.lm_head(hidden[:, :-1][answered]).float()  # [tokens, vocabulary]
-    return F.cross_entropy(logits, batch["input_ids"][:, 1:][answered], reduction="sum")
+    answers = F.cross_entropy(logits, batch["input_ids"][:, 1:][answered], reduction="sum")
+    if label_head is None:
+        return torch.stack([answers, torch.zeros_like(answers)])
+    tokens = output.hidden_states[0][batch["input_ids"] == backbone.config.image_token_id]  # [image tokens, width]
+    labels = torch.cat([c.labels for c in conversations if c.labels is not None]).to(device)
+    told = label_head(F.rms_norm(tokens, tokens.shape[-1:])).unflatten(-1, (LABEL_TOKENS, -1))[labels != NONE]
+    logits = backbone.lm_head(told).float()
+    return torch.stack([answers, F.cross_entropy(logits, labels[labels != NONE], reduction="sum")])
 
 
 def collate(tensors: Sequence[Tensor]) -> Tensor:
@@ -104,6 +143,10 @@ def given(items: Sequence[Conversation | None]) -> list[Conversation]:
 
 def answer_tokens(items: Sequence[Conversation]) -> int:
     return sum(int(item.answered[1:].sum()) for item in items)
+
+
+def label_tokens(items: Sequence[Conversation]) -> int:
+    return sum(int((item.labels != NONE).sum()) for item in items if item.labels is not None)
 
 
 @dataclass(frozen=True)
@@ -165,7 +208,7 @@ class Backbone(Part):
 
     def losses(self, items: Sequence[Conversation | None], draws: Draws) -> dict[str, Loss]:
         conversations = given(items)
-        return {"answer": Loss(answer_loss(self.backbone, conversations), answer_tokens(conversations))}
+        return {"answer": Loss(answer_loss(self.backbone, conversations)[0], answer_tokens(conversations))}
 
     def save(self, folder: Path, state: Mapping[str, Tensor]) -> None:
         checkpoint.save_backbone(self.backbone, self.processor, folder, tied(self.backbone, subset(state, "backbone.")))

@@ -23,7 +23,16 @@ from model.decoder import Decoder, to_latents, to_pixels
 from model.eva_clip import EvaClip, normalize
 from model.feature_cache import FeatureCache
 from model.generate import sample_features
-from model.parts.backbone import Conversation, Converse, answer_loss, answer_tokens, given, tied
+from model.parts.backbone import (
+    LABEL_TOKENS,
+    Conversation,
+    Converse,
+    answer_loss,
+    answer_tokens,
+    given,
+    label_tokens,
+    tied,
+)
 from model.parts.base import Loss, Part, per_item, source, subset
 from model.recipe import Recipe, RecipeError, SourceName, from_table
 
@@ -41,8 +50,9 @@ class GeneratorModel:
     ``backbone`` says what trains it: nothing (the sequential training of the published models), the generator's
     loss, or that and questions about images (joint training). ``prompt`` is upstream's sequence of training, which
     closes the assistant's empty turn before the queries and is cut at 512 tokens, or that of inference, which does
-    neither. ``gate``, ``query_scale``, ``echo`` and ``sketch`` help small models: gates of the cross-attention that are
-    open from the start, smaller queries, and the weights of ``Generator.echo_loss`` and ``Generator.sketch_loss``.
+    neither. ``gate``, ``query_scale``, ``echo``, ``sketch`` and ``label`` help small models: gates of the
+    cross-attention that are open from the start, smaller queries, and the weights of ``Generator.echo_loss``, of
+    ``Generator.sketch_loss`` and, in joint training, of ``backbone.answer_loss`` on the image tokens' labels.
     ``levels`` is at how many noise levels, one in each equal part of the scale, the flow of one drawing is learned at
     once: where the backbone learns too, its share of a step is most of it. ``shift`` above 1 learns more at high noise
     (``flow.shifted``), where the prompt decides what is drawn.
@@ -60,6 +70,7 @@ class GeneratorModel:
     query_scale: float | None = None
     echo: float = 0.0
     sketch: float = 0.0
+    label: float = 0.0
     levels: int = 1
     shift: float = 1.0
 
@@ -174,6 +185,8 @@ class Generator(Part):
         if table.sketch and table.n_query != self.target.grid**2:
             raise RecipeError(f"model: sketch needs n_query = {self.target.grid**2}, one for each feature")
         self.sketch = nn.Linear(text_width(backbone.config), self.target.channels) if table.sketch else None
+        width = text_width(backbone.config)
+        self.label_head = nn.Linear(width, LABEL_TOKENS * width) if table.label else None
         if table.gate is not None and self.model.dit is not None:
             self.model.dit.open_gates(table.gate)
         if table.query_scale is not None:
@@ -194,7 +207,7 @@ class Generator(Part):
         self.closing = len(self.processor.tokenizer(template.closing + suffix, add_special_tokens=False).input_ids)
         self.prepare = PrepareGenerator(
             self.processor,
-            Converse(self.processor) if table.backbone == "joint" else None,
+            Converse(self.processor, label=bool(table.label)) if table.backbone == "joint" else None,
             template,
             suffix,
             MAX_LENGTH - 1 - table.n_query if upstream else None,
@@ -217,7 +230,10 @@ class Generator(Part):
         names += ["echo"] * bool(self.table.echo) + ["sketch"] * bool(self.table.sketch)
         counts = dict.fromkeys(names, drawn)
         if self.table.backbone == "joint":
-            counts["answer"] = answer_tokens(given([item.conversation for item in items]))
+            asked = given([item.conversation for item in items])
+            counts["answer"] = answer_tokens(asked)
+            if self.table.label:
+                counts["label"] = label_tokens(asked)
         return counts
 
     def losses(self, items: Sequence[GeneratorItem], draws: Draws) -> dict[str, Loss]:
@@ -237,7 +253,9 @@ class Generator(Part):
             if self.sketch is not None:
                 totals["sketch"] = self.table.sketch * self.sketch_loss(clean, condition)
         if self.table.backbone == "joint" and (asked := given([item.conversation for item in items])):
-            totals["answer"] = answer_loss(self.model.backbone, asked)
+            totals["answer"], labels = answer_loss(self.model.backbone, asked, self.label_head)
+            if label_tokens(asked):
+                totals["label"] = self.table.label * labels
         counts = self.counts(items)
         return {name: Loss(total, counts[name]) for name, total in totals.items()}
 

@@ -57,12 +57,11 @@ def test_flow_loss_is_that_of_its_definition(checkpoint: Path) -> None:
 
 
 def test_losses_of_a_batch_are_the_sums_of_those_of_its_halves(checkpoint: Path) -> None:
-    part = generator(tiny.recipe("generator", checkpoint, backbone="joint", echo=0.3, sketch=0.5, levels=2))
-    source = load_mixture(tiny.recipe("generator", checkpoint, backbone="joint").data)
-    items = [part.prepare(source(1, i)) for i in range(8)]
+    part = generator(tiny.recipe("generator", checkpoint, backbone="joint", echo=0.3, sketch=0.5, label=0.2, levels=2))
+    items = [part.prepare(shapes.generation(1, i) if i % 2 else labelled(i)) for i in range(8)]
     whole = part(items, Draws(7, range(8)))
     halves = [part(items[i : i + 4], Draws(7, range(i, i + 4))) for i in (0, 4)]
-    assert whole.keys() == {"flow", "echo", "sketch", "answer"}
+    assert whole.keys() == {"flow", "echo", "sketch", "answer", "label"}
     for name, loss in whole.items():
         assert loss.total.item() == pytest.approx(sum(half[name].total.item() for half in halves), rel=1e-5)
         assert loss.terms == sum(half[name].terms for half in halves) == part.counts(items)[name]
@@ -88,6 +87,42 @@ def test_a_sketch_is_compared_with_the_features_in_reading_order(checkpoint: Pat
     states = torch.stack([clean[:, :, y, x] for y in (0, 1) for x in (0, 1)], dim=1) + 2.0
     part.sketch.register_forward_hook(lambda *_: states)
     assert part(items, Draws(7, range(2)))["sketch"].total.item() == pytest.approx(2 * 0.5 * 2.0**2, rel=1e-5)
+
+
+def labelled(index: int, labels: tuple[str, ...] = ("top", "right red star", "", "bottom")) -> shapes.Example:
+    """An example with as many labels as the tiny backbone has image tokens."""
+    return dataclasses.replace(shapes.alone(1, index), labels=labels)
+
+
+def test_labels_are_read_off_the_image_tokens_in_reading_order(checkpoint: Path) -> None:
+    part = generator(tiny.recipe("generator", checkpoint, backbone="joint", label=0.5))
+    assert part.label_head is not None
+    labels = ("right red star", "blue", "", "a label of more than ten tokens")
+    told = torch.randn(4, 10, 32, generator=torch.Generator().manual_seed(0))
+    part.label_head.register_forward_hook(lambda *_: told.flatten(1))
+    lengths, expected = [], 0.0
+    for states, label in zip(told, labels, strict=True):
+        ids = torch.tensor(part.processor.tokenizer(label).input_ids[:10], dtype=torch.long)
+        logits = part.model.backbone.lm_head(states[: len(ids)])
+        expected += F.cross_entropy(logits, ids, reduction="sum").item()
+        lengths.append(len(ids))
+    loss = part([part.prepare(labelled(0, labels))], Draws(7, range(1)))["label"]
+    assert lengths[2:] == [0, 10]
+    assert loss.terms == sum(lengths)
+    assert loss.total.item() == pytest.approx(0.5 * expected, rel=1e-5)
+
+
+def test_conversations_without_labels_have_no_such_loss(checkpoint: Path) -> None:
+    part = generator(tiny.recipe("generator", checkpoint, backbone="joint", label=0.5))
+    items = [part.prepare(labelled(0, ())), part.prepare(shapes.generation(1, 0))]
+    assert part(items, Draws(7, range(2))).keys() == {"flow", "answer"}
+    assert part.counts(items)["label"] == 0
+
+
+def test_labels_that_do_not_fit_the_image_are_refused(checkpoint: Path) -> None:
+    part = generator(tiny.recipe("generator", checkpoint, backbone="joint", label=0.5))
+    with pytest.raises(Unreadable, match="16 labels for 4 image tokens"):
+        part.prepare(shapes.alone(1, 0))
 
 
 def test_several_noise_levels_lie_one_in_each_part_of_the_scale(checkpoint: Path) -> None:

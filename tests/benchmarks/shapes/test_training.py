@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.shapes import questions, training
-from benchmarks.shapes.scene import Scene, render
+from benchmarks.shapes.scene import Object, Scene, Text, render
 
 
 def pixels(example: training.Example) -> bytes:
@@ -18,7 +18,14 @@ def pixels(example: training.Example) -> bytes:
 
 
 DRAWING = (training.generation, training.dense_generation, training.long_captions, training.knowledge)
-ASKING = (training.understanding, training.columns, training.verification, training.claims)
+ASKING = (
+    training.understanding,
+    training.columns,
+    training.verification,
+    training.claims,
+    training.places,
+    training.reading,
+)
 
 
 @pytest.mark.parametrize("source", [*DRAWING, *ASKING])
@@ -80,6 +87,36 @@ def test_claims_to_verify_are_right_or_wrong_as_the_scene_says(monkeypatch: pyte
     # Drawn half and half; but a claim is asked once only, and there are more wrong ones to draw.
     assert 0.35 < replies.count("yes") / (replies.count("yes") + replies.count("no")) < 0.5
     assert present > 300
+
+
+def test_labels_tell_what_each_image_token_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixteen tokens of 16 x 16 pixels: a star, a word in the cell below it, a longer word, bare canvas."""
+    star = Object("star", "red", (0, 0), 9, 3, 20)
+    scene = Scene((star,), (Text("BUS", "white", 1, 42), Text("OPEN", "blue", 33, 10)))
+    monkeypatch.setattr(training, "_known", lambda *_: questions.Item(scene, "?", "!"))
+    assert training.alone(0, 0).labels == (
+        *("top left red star", "top left red star", "top right blue OPEN", "top right blue OPEN"),
+        *("top left red star", "top left red star", "top right blue OPEN", "top right blue OPEN"),
+        *("bottom left white BUS", "bottom left white BUS", "bottom right nothing", "bottom right nothing"),
+        *("bottom left white BUS", "bottom left white BUS", "bottom right nothing", "bottom right nothing"),
+    )
+
+
+def test_places_are_those_of_the_scene(monkeypatch: pytest.MonkeyPatch) -> None:
+    scenes: list[Scene] = []
+
+    def kept(scene: Scene) -> Image.Image:
+        scenes.append(scene)
+        return render(scene)
+
+    monkeypatch.setattr(training, "render", kept)
+    for index in range(50):
+        turns = training.places(1, index).turns
+        assert len(turns) == 4
+        for question, answer in turns:
+            name = question.lower().split(" is the ")[1].split("?")[0].split()
+            (thing,) = (item for item in scenes[-1].objects if item.shape in name or item.color in name)
+            assert training.CELL_NAMES[thing.cell] == answer
 
 
 @pytest.mark.parametrize("column", ["vqav2", "mmbench", "seedbench", "mmvet", "mme", "mmmu", "realworldqa", "textvqa"])
