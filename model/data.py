@@ -44,6 +44,7 @@ class Example(Protocol):
     @property
     def labels(self) -> tuple[str, ...]:
         """What each of the image's tokens shows, in reading order; empty where nobody knows."""
+
     @property
     def key(self) -> str:
         """Hex digest of the image's content; "" where what is computed from the image must not be cached."""

@@ -233,6 +233,17 @@ def reading(seed: int, index: int) -> Example:
     return _asked(item.scene, short_answer(item, rng))
 
 
+def choices(seed: int, index: int) -> Example:
+    """The letter of the same answer among other options, five times; every other time the answer is said first.
+
+    To find the letter of what is known is learned apart from what there is to know.
+    """
+    rng = random.Random(f"choices/{seed}/{index}")
+    item = _known(rng, rng.choice(CLAIMED), lambda item: item.scene)
+    said = [short_answer(item, rng)] * rng.randint(0, 1)
+    return _asked(item.scene, *said, *(multiple_choice(item, rng) for _ in range(5)))
+
+
 def _claims(rng: random.Random, makers: Sequence[Maker] = CLAIMED) -> Example:
     item = _known(rng, rng.choice(makers), lambda item: item.scene)
     forms = rng.sample((claim, claim, claim, multiple_choice, multiple_choice), 5)
@@ -279,7 +290,10 @@ def open_question(item: Item, rng: random.Random) -> tuple[str, str]:
 
 
 def _asked(scene: Scene, *turns: tuple[str, str]) -> Example:
-    """With labels: the cell of each image token and what covers most of it, or nothing."""
+    """With labels: each image token's cell, row and column, and what covers most of it, or nothing.
+
+    Rows and columns make the eyes tell the place louder than the cell alone.
+    """
     starts = range(0, CANVAS, TOKEN)
     return Example(render(scene), "", turns, tuple(_label(scene, x, y) for y in starts for x in starts))
 
@@ -293,7 +307,7 @@ def _label(scene: Scene, x: int, y: int) -> str:
     things = [(covered(item.box), f"{item.color} {item.shape}") for item in scene.objects]
     things += [(covered(line.box), f"{line.color} {line.text}") for line in scene.texts]
     area, shown = max(things, key=lambda thing: thing[0], default=(0, ""))
-    return f"{CELL_NAMES[y // CELL, x // CELL]} {shown if area else 'nothing'}"
+    return f"{CELL_NAMES[y // CELL, x // CELL]} {y // TOKEN} {x // TOKEN} {shown if area else 'nothing'}"
 
 
 FORMS = (short_answer, claim, multiple_choice, open_question)

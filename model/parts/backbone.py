@@ -27,7 +27,6 @@ from model.data import Draws, Example, Source, Unreadable, train_tokenizer
 from model.parts.base import Loss, Part, subset
 from model.recipe import Recipe, from_table
 
-
 #: What a label has beyond these is not learned.
 LABEL_TOKENS = 10
 #: cross_entropy's default ``ignore_index``: no token.

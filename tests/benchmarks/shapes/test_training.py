@@ -25,6 +25,7 @@ ASKING = (
     training.claims,
     training.places,
     training.reading,
+    training.choices,
 )
 
 
@@ -95,10 +96,12 @@ def test_labels_tell_what_each_image_token_shows(monkeypatch: pytest.MonkeyPatch
     scene = Scene((star,), (Text("BUS", "white", 1, 42), Text("OPEN", "blue", 33, 10)))
     monkeypatch.setattr(training, "_known", lambda *_: questions.Item(scene, "?", "!"))
     assert training.alone(0, 0).labels == (
-        *("top left red star", "top left red star", "top right blue OPEN", "top right blue OPEN"),
-        *("top left red star", "top left red star", "top right blue OPEN", "top right blue OPEN"),
-        *("bottom left white BUS", "bottom left white BUS", "bottom right nothing", "bottom right nothing"),
-        *("bottom left white BUS", "bottom left white BUS", "bottom right nothing", "bottom right nothing"),
+        *("top left 0 0 red star", "top left 0 1 red star", "top right 0 2 blue OPEN", "top right 0 3 blue OPEN"),
+        *("top left 1 0 red star", "top left 1 1 red star", "top right 1 2 blue OPEN", "top right 1 3 blue OPEN"),
+        *("bottom left 2 0 white BUS", "bottom left 2 1 white BUS"),
+        *("bottom right 2 2 nothing", "bottom right 2 3 nothing"),
+        *("bottom left 3 0 white BUS", "bottom left 3 1 white BUS"),
+        *("bottom right 3 2 nothing", "bottom right 3 3 nothing"),
     )
 
 
@@ -149,3 +152,18 @@ def _frame(question: str) -> str:
                 asks = "?" in line or (line.endswith(".") and "answer" not in line.lower())
                 kept.append("QUESTION" if asks else line)
     return "\n".join(kept)
+
+
+def test_choices_ask_for_the_same_answer_among_other_options() -> None:
+    said = 0
+    for index in range(50):
+        turns = training.choices(1, index).turns
+        options = [
+            line[3:].lower() for q, letter in turns[-5:] for line in q.split("\n") if line.startswith(f"{letter}. ")
+        ]
+        assert len(options) == 5
+        assert len(set(options)) == 1
+        if len(turns) == 6:
+            assert turns[0][1].lower() == options[0]
+            said += 1
+    assert 15 < said < 35
