@@ -183,7 +183,7 @@ def everything(seed: int, index: int) -> Example:
 
 
 def places(seed: int, index: int) -> Example:
-    """Where each of four things is, asked by its shape, its color or both, in any order."""
+    """Where each of four things is, in any order, asked by its shape, its color or both."""
     rng = random.Random(f"places/{seed}/{index}")
     scene = _known(rng, partial(unlike, 4), lambda scene: scene)
     turns = []
@@ -290,10 +290,7 @@ def open_question(item: Item, rng: random.Random) -> tuple[str, str]:
 
 
 def _asked(scene: Scene, *turns: tuple[str, str]) -> Example:
-    """With labels: each image token's cell, row and column, and what covers most of it, or nothing.
-
-    Rows and columns make the eyes tell the place louder than the cell alone.
-    """
+    """With labels: the cell of each image token and what covers most of it, or nothing."""
     starts = range(0, CANVAS, TOKEN)
     return Example(render(scene), "", turns, tuple(_label(scene, x, y) for y in starts for x in starts))
 
@@ -307,7 +304,7 @@ def _label(scene: Scene, x: int, y: int) -> str:
     things = [(covered(item.box), f"{item.color} {item.shape}") for item in scene.objects]
     things += [(covered(line.box), f"{line.color} {line.text}") for line in scene.texts]
     area, shown = max(things, key=lambda thing: thing[0], default=(0, ""))
-    return f"{CELL_NAMES[y // CELL, x // CELL]} {y // TOKEN} {x // TOKEN} {shown if area else 'nothing'}"
+    return f"{CELL_NAMES[y // CELL, x // CELL]} {shown if area else 'nothing'}"
 
 
 FORMS = (short_answer, claim, multiple_choice, open_question)

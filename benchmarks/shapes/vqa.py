@@ -23,7 +23,7 @@ class Question:
     choices: int
 
 
-def _described(color: str, shape: str) -> str:
+def described(color: str, shape: str) -> str:
     return f"{'an' if color == 'orange' else 'a'} {color} {shape}"
 
 
@@ -42,7 +42,7 @@ def presence(scene: Scene, rng: random.Random) -> Question:
         ]
         shape, color = rng.choice(absent)
         answer = "no"
-    return Question(f"Is there {_described(color, shape)} in the image?", answer, "is there", "yes/no", 2)
+    return Question(f"Is there {described(color, shape)} in the image?", answer, "is there", "yes/no", 2)
 
 
 def count_all(scene: Scene, rng: random.Random) -> Question:

@@ -94,39 +94,40 @@ def answer_mask(ids: Sequence[int], opening: tuple[int, int], end: int) -> list[
     return mask
 
 
-def answer_loss(
-    backbone: PreTrainedModel, conversations: Sequence[Conversation], label_head: nn.Module | None = None
-) -> Tensor:
-    """[answers' loss, labels' loss], both summed cross-entropies.
+def answer_loss(backbone: PreTrainedModel, conversations: Sequence[Conversation]) -> tuple[Tensor, Tensor]:
+    """(answers' loss, labels' loss), both summed cross-entropies.
 
     The first is that of every answer's tokens and its end of turn, given the image and all said before. The second is
-    that of the labels' tokens, as the backbone's last matrix reads them off what ``label_head`` makes of each image
-    token alone, [width] -> [LABEL_TOKENS * width], before the language model has seen it; 0 without a head.
+    that of every token of an image token's label, as the backbone's last matrix reads it off that image token alone,
+    before the language model has seen it; 0 without labels. Where that matrix is the embedding, too, an image token
+    comes to be the sum of the words for what it shows, and the language model finds it by these words.
     """
     device = backbone.get_input_embeddings().weight.device
     groups = alike([len(conversation.answered) for conversation in conversations], device)
-    losses = [_answer_loss(backbone, [conversations[i] for i in group], label_head, device) for group in groups]
-    return torch.stack(losses).sum(0)
+    losses = [_answer_loss(backbone, [conversations[i] for i in group], device) for group in groups]
+    answers, labels = zip(*losses, strict=True)
+    return torch.stack(answers).sum(), torch.stack(labels).sum()
 
 
 def _answer_loss(
-    backbone: PreTrainedModel, conversations: Sequence[Conversation], label_head: nn.Module | None, device: torch.device
-) -> Tensor:
+    backbone: PreTrainedModel, conversations: Sequence[Conversation], device: torch.device
+) -> tuple[Tensor, Tensor]:
     batch = {name: collate([c.inputs[name] for c in conversations]) for name in conversations[0].inputs}
     batch = {name: tensor.to(device) for name, tensor in batch.items()}
     answered = collate([c.answered[None] for c in conversations]).to(device)[:, 1:]  # [B, L - 1]
-    output = backbone.model(**batch, use_cache=False, output_hidden_states=label_head is not None)
+    labels = [c.labels for c in conversations if c.labels is not None]
+    output = backbone.model(**batch, use_cache=False, output_hidden_states=bool(labels))
     hidden = output.last_hidden_state  # [B, L, width]
     # Only where an answer is predicted: logits of every token would take gigabytes.
     logits = backbone.lm_head(hidden[:, :-1][answered]).float()  # [tokens, vocabulary]
     answers = F.cross_entropy(logits, batch["input_ids"][:, 1:][answered], reduction="sum")
-    if label_head is None:
-        return torch.stack([answers, torch.zeros_like(answers)])
+    if not labels:
+        return answers, answers.new_zeros(())
+    shown = torch.cat(labels).to(device)  # [image tokens, LABEL_TOKENS]
     tokens = output.hidden_states[0][batch["input_ids"] == backbone.config.image_token_id]  # [image tokens, width]
-    labels = torch.cat([c.labels for c in conversations if c.labels is not None]).to(device)
-    told = label_head(F.rms_norm(tokens, tokens.shape[-1:])).unflatten(-1, (LABEL_TOKENS, -1))[labels != NONE]
-    logits = backbone.lm_head(told).float()
-    return torch.stack([answers, F.cross_entropy(logits, labels[labels != NONE], reduction="sum")])
+    read = backbone.lm_head(F.rms_norm(tokens, tokens.shape[-1:])).float()  # [image tokens, vocabulary]
+    row, place = (shown != NONE).nonzero(as_tuple=True)
+    return answers, F.cross_entropy(read[row], shown[row, place], reduction="sum")
 
 
 def collate(tensors: Sequence[Tensor]) -> Tensor:

@@ -24,7 +24,6 @@ from model.eva_clip import EvaClip, normalize
 from model.feature_cache import FeatureCache
 from model.generate import sample_features
 from model.parts.backbone import (
-    LABEL_TOKENS,
     Conversation,
     Converse,
     answer_loss,
@@ -185,8 +184,6 @@ class Generator(Part):
         if table.sketch and table.n_query != self.target.grid**2:
             raise RecipeError(f"model: sketch needs n_query = {self.target.grid**2}, one for each feature")
         self.sketch = nn.Linear(text_width(backbone.config), self.target.channels) if table.sketch else None
-        width = text_width(backbone.config)
-        self.label_head = nn.Linear(width, LABEL_TOKENS * width) if table.label else None
         if table.gate is not None and self.model.dit is not None:
             self.model.dit.open_gates(table.gate)
         if table.query_scale is not None:
@@ -253,7 +250,7 @@ class Generator(Part):
             if self.sketch is not None:
                 totals["sketch"] = self.table.sketch * self.sketch_loss(clean, condition)
         if self.table.backbone == "joint" and (asked := given([item.conversation for item in items])):
-            totals["answer"], labels = answer_loss(self.model.backbone, asked, self.label_head)
+            totals["answer"], labels = answer_loss(self.model.backbone, asked)
             if label_tokens(asked):
                 totals["label"] = self.table.label * labels
         counts = self.counts(items)
