@@ -69,14 +69,21 @@ def in_corner(scene: Scene, compass: str) -> Object:
     return only
 
 
-def relations(scene: Scene, shape: str) -> set[str]:
-    (x, y), ((other_x, other_y), other) = (
-        middle(of_shape(scene, shape)),
-        next((middle(item), item.shape) for item in scene.objects if item.shape != shape),
-    )
-    if corner(of_shape(scene, shape)).split()[0] == corner(of_shape(scene, other)).split()[0]:
-        return {f"{'left' if x < other_x else 'right'} of the {other}"}
-    return {f"{'above' if y < other_y else 'below'} the {other}"}
+def named(scene: Scene, color: str, shape: str) -> Object:
+    """The only one of its color, which has that shape."""
+    only = of_color(scene, color)
+    assert only.shape == shape
+    return only
+
+
+def relations(scene: Scene, color: str, shape: str) -> set[str]:
+    thing = named(scene, color, shape)
+    (other,) = (item for item in scene.objects if item != thing)
+    (x, y), (other_x, other_y) = middle(thing), middle(other)
+    name = f"{other.color} {other.shape}"
+    if corner(thing).split()[0] == corner(other).split()[0]:
+        return {f"{'left' if x < other_x else 'right'} of the {name}"}
+    return {f"{'above' if y < other_y else 'below'} the {name}"}
 
 
 def same_color(scene: Scene) -> set[str]:
@@ -96,8 +103,8 @@ def light(scene: Scene) -> set[str]:
     return {"red": {"stop", "wait"}, "green": {"drive on", "speed up"}}[of_shape(scene, "circle").color]
 
 
-def below(scene: Scene, shape: str) -> set[str]:
-    x, _ = middle(of_shape(scene, shape))
+def below(scene: Scene, color: str, shape: str) -> set[str]:
+    x, _ = middle(named(scene, color, shape))
     return {min(scene.texts, key=lambda line: abs(middle(line)[0] - x)).text}
 
 
@@ -118,15 +125,17 @@ def printed(scene: Scene) -> set[str]:
 
 #: A question and what is true of a scene.
 TRUTHS: dict[str, Callable[..., set[str]]] = {
-    r"Which shape is in the image\?": lambda scene: {item.shape for item in scene.objects},
+    r"Which shape is in the image\?": lambda scene: {
+        f"{'an' if item.color == 'orange' else 'a'} {item.color} {item.shape}" for item in scene.objects
+    },
     r"What color is the (\w+)\?": lambda scene, shape: {of_shape(scene, shape).color},
     r"What shape is the (\w+) object\?": lambda scene, color: {of_color(scene, color).shape},
     r"How many shapes are there\?": lambda scene: {str(len(scene.objects))},
     r"How many (\w+?)(?:es|s)? are there\?": lambda scene, shape: {
         str(sum(item.shape in (shape, f"{shape}e") for item in scene.objects))
     },
-    r"Where in the image is the (\w+)\?": lambda scene, shape: {corner(of_shape(scene, shape))},
-    r"Where is the (\w+)\?": relations,
+    r"Where in the image is the (\w+) (\w+)\?": lambda scene, color, shape: {corner(named(scene, color, shape))},
+    r"Where is the (\w+) (\w+)\?": relations,
     r"The image is a map with north at the top\. Which shape is in the (\S+)\?": lambda scene, compass: {
         in_corner(scene, compass).shape
     },
@@ -147,7 +156,7 @@ TRUTHS: dict[str, Callable[..., set[str]]] = {
     r"What is the title at the top of this poster\?": lambda scene: {
         line.text for line in scene.texts if middle(line)[1] < 32
     },
-    r"What is the name below the (\w+)\?": below,
+    r"What is the name below the (\w+) (\w+)\?": below,
     r"What is the price of (\w+)\?": lambda scene, good: {str(menu(scene)[good])},
     r"What do (\w+) and (\w+) cost together\?": lambda scene, one, other: {str(menu(scene)[one] + menu(scene)[other])},
     r"What is the result of the calculation in the image\?": calculated,
@@ -204,3 +213,12 @@ def test_elements_and_alternatives_of_an_open_answer() -> None:
         assert set(item.answer.split("<AND>")) == things | {f"the word {line.text}" for line in item.scene.texts}
     for item in drawn(questions.any_shape, 20):
         assert set(item.answer.split("<OR>")) == {thing.shape for thing in item.scene.objects}
+
+
+def test_what_is_absent_shares_a_shape_or_a_color_with_what_is_there() -> None:
+    for item in drawn(questions.presence):
+        here = {(thing.color, thing.shape) for thing in item.scene.objects}
+        for absent in item.wrong:
+            color, shape = absent.split()[1:]
+            assert (color, shape) not in here
+            assert any((color == c) != (shape == s) for c, s in here)
