@@ -20,11 +20,14 @@ from benchmarks.shapes.questions import (
     Item,
     Maker,
     colored_word,
+    count_shape,
     name,
+    on_map,
+    relation,
     sign,
     title,
-    translation,
     unlike,
+    where,
     word,
 )
 from benchmarks.shapes.scene import CANVAS, CELL, CELL_NAMES, Color, Scene, Shape, random_scene, render
@@ -55,8 +58,8 @@ REASONING = (
 )
 DESCRIBE = "Describe the image."
 
-#: Questions of which the answer is written in the image.
-READ: Sequence[Maker] = (word, colored_word, sign, title, name, translation)
+#: What a small model learns to say last: what is written, how many, and where.
+HARD: Sequence[Maker] = (word, word, title, title, colored_word, sign, name, count_shape, where, relation, on_map)
 #: Pixels of the image that one of the toy model's image tokens stands for, in each direction.
 TOKEN = 16
 
@@ -201,7 +204,7 @@ def verification(seed: int, index: int) -> Example:
     that tell whether it did are lost among the words of longer answers.
     """
     rng = random.Random(f"verification/{seed}/{index}")
-    if rng.random() < 0.5:
+    if rng.random() < 0.7:
         scene = _known(rng, random_scene, lambda scene: scene)
         asked = [presence(scene, rng) for _ in range(5)]
         turns = dict.fromkeys((question.text + SHORT_ANSWER, question.answer) for question in asked)
@@ -223,11 +226,11 @@ def claims(seed: int, index: int) -> Example:
     return _claims(random.Random(f"claims/{seed}/{index}"))
 
 
-def reading(seed: int, index: int) -> Example:
-    """One short question about what is written, or claims about it."""
-    rng = random.Random(f"reading/{seed}/{index}")
-    maker = rng.choice(READ)
-    if rng.random() < 0.5:
+def drill(seed: int, index: int) -> Example:
+    """One short question of a kind that is learned late, or claims about its answer."""
+    rng = random.Random(f"drill/{seed}/{index}")
+    maker = rng.choice(HARD)
+    if rng.random() < 0.7:
         return _claims(rng, (maker,))
     item = _known(rng, maker, lambda item: item.scene)
     return _asked(item.scene, short_answer(item, rng))

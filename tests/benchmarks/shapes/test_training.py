@@ -24,7 +24,7 @@ ASKING = (
     training.verification,
     training.claims,
     training.places,
-    training.reading,
+    training.drill,
     training.choices,
 )
 
