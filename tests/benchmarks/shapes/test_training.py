@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.shapes import questions, training
-from benchmarks.shapes.scene import Object, Scene, Text, render
+from benchmarks.shapes.scene import CELL_NAMES, Object, Scene, Text, render
 
 
 def pixels(example: training.Example) -> bytes:
@@ -114,7 +114,7 @@ def test_places_are_those_of_the_scene(monkeypatch: pytest.MonkeyPatch) -> None:
         for question, answer in turns:
             name = question.lower().split(" is the ")[1].split("?")[0].split()
             (thing,) = (item for item in scenes[-1].objects if item.shape in name or item.color in name)
-            assert training.CELL_NAMES[thing.cell] == answer
+            assert CELL_NAMES[thing.cell] == answer
 
 
 @pytest.mark.parametrize("column", ["vqav2", "mmbench", "seedbench", "mmvet", "mme", "mmmu", "realworldqa", "textvqa"])
