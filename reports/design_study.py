@@ -305,8 +305,8 @@ prompts and images are fewer, with `make demo`'s.
   designs train equally many numbers, within 2 %: the language model in CLIP + MSE, a transformer of 3 layers and the
   queries in the other two, whose backbone is frozen. The transformer has 16 tokens in both. Recipes:
   `model/recipes/design/toy/`.
-* The backbone is the toy model's as it was when the study began. Flow matching on CLIP features, and a linear map from its
-  queries to them, had a part in its training, and a VAE's latents had not: this favours both CLIP designs.
+* The backbone is the toy model's as it was when the study began. Flow matching on CLIP features, and a linear map from
+  its queries to them, had a part in its training, and a VAE's latents had not: this favours both CLIP designs.
 * GenEval is asked for the three trained tags (22 prompts, 2 images each), DPG-Bench for 16 captions, and the FID is
   that of the toy detector's features over 60 images: small samples, so that a point of a curve costs seconds.
 * Diversity: 16 images of "{prompt}" by the last weights; the root mean square difference of two,
