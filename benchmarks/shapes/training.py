@@ -204,7 +204,7 @@ def verification(seed: int, index: int) -> Example:
     that tell whether it did are lost among the words of longer answers.
     """
     rng = random.Random(f"verification/{seed}/{index}")
-    if rng.random() < 0.7:
+    if rng.random() < 0.5:
         scene = _known(rng, random_scene, lambda scene: scene)
         asked = [presence(scene, rng) for _ in range(5)]
         turns = dict.fromkeys((question.text + SHORT_ANSWER, question.answer) for question in asked)

@@ -100,7 +100,7 @@ def answer_loss(backbone: PreTrainedModel, conversations: Sequence[Conversation]
     The first is that of every answer's tokens and its end of turn, given the image and all said before. The second is
     that of every token of an image token's label, as the backbone's last matrix reads it off that image token alone,
     before the language model has seen it; 0 without labels. Where that matrix is the embedding, too, an image token
-    comes to be the sum of the words for what it shows, and the language model finds it by these words.
+    comes to be like the words for what it shows.
     """
     device = backbone.get_input_embeddings().weight.device
     groups = alike([len(conversation.answered) for conversation in conversations], device)

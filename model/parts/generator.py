@@ -23,15 +23,7 @@ from model.decoder import Decoder, to_latents, to_pixels
 from model.eva_clip import EvaClip, normalize
 from model.feature_cache import FeatureCache
 from model.generate import sample_features
-from model.parts.backbone import (
-    Conversation,
-    Converse,
-    answer_loss,
-    answer_tokens,
-    given,
-    label_tokens,
-    tied,
-)
+from model.parts.backbone import Conversation, Converse, answer_loss, answer_tokens, given, label_tokens, tied
 from model.parts.base import Loss, Part, per_item, source, subset
 from model.recipe import Recipe, RecipeError, SourceName, from_table
 
