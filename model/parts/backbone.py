@@ -47,10 +47,10 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Converse:
-    """Example -> its turns, tokenised, and with ``label`` its labels; None when it has no turns."""
+    """Example -> its turns, tokenised, and with ``labelled`` its labels; None when it has no turns."""
 
     processor: ProcessorMixin
-    label: bool = False
+    labelled: bool = False
 
     def __call__(self, example: Example) -> Conversation | None:
         if not example.turns:
@@ -61,7 +61,7 @@ class Converse:
         start, end = tokenizer.convert_tokens_to_ids(["assistant", "<|im_end|>"])
         newline = tokenizer("\n").input_ids[-1]
         ids = batch["input_ids"][0].tolist()
-        labels = self.labels(example, ids.count(self.processor.image_token_id)) if self.label else None
+        labels = self.labels(example, ids.count(self.processor.image_token_id)) if self.labelled else None
         return Conversation(dict(batch), torch.tensor(answer_mask(ids, (start, newline), end)), labels)
 
     def labels(self, example: Example, image_tokens: int) -> Tensor:

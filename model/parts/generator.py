@@ -175,6 +175,8 @@ class Generator(Part):
             checkpoint.load_generation(self.model, source(recipe, "generator").folder)
         if table.sketch and table.n_query != self.target.grid**2:
             raise RecipeError(f"model: sketch needs n_query = {self.target.grid**2}, one for each feature")
+        if table.label and table.backbone != "joint":
+            raise RecipeError("model: label needs backbone = 'joint', which learns from conversations")
         self.sketch = nn.Linear(text_width(backbone.config), self.target.channels) if table.sketch else None
         if table.gate is not None and self.model.dit is not None:
             self.model.dit.open_gates(table.gate)
@@ -196,7 +198,7 @@ class Generator(Part):
         self.closing = len(self.processor.tokenizer(template.closing + suffix, add_special_tokens=False).input_ids)
         self.prepare = PrepareGenerator(
             self.processor,
-            Converse(self.processor, label=bool(table.label)) if table.backbone == "joint" else None,
+            Converse(self.processor, labelled=bool(table.label)) if table.backbone == "joint" else None,
             template,
             suffix,
             MAX_LENGTH - 1 - table.n_query if upstream else None,

@@ -121,6 +121,11 @@ def test_conversations_without_labels_have_no_such_loss(checkpoint: Path) -> Non
     assert part.counts(items)["label"] == 0
 
 
+def test_labels_need_joint_training(checkpoint: Path) -> None:
+    with pytest.raises(RecipeError, match="label needs backbone = 'joint'"):
+        generator(tiny.recipe("generator", checkpoint, label=0.5))
+
+
 def test_labels_that_do_not_fit_the_image_are_refused(checkpoint: Path) -> None:
     part = generator(tiny.recipe("generator", checkpoint, backbone="joint", label=0.5))
     with pytest.raises(Unreadable, match="16 labels for 4 image tokens"):

@@ -29,6 +29,19 @@ ASKING = (
 )
 
 
+@pytest.fixture
+def scenes(monkeypatch: pytest.MonkeyPatch) -> list[Scene]:
+    """The scenes of the examples that the test draws, in their order."""
+    drawn: list[Scene] = []
+
+    def kept(scene: Scene) -> Image.Image:
+        drawn.append(scene)
+        return render(scene)
+
+    monkeypatch.setattr(training, "render", kept)
+    return drawn
+
+
 @pytest.mark.parametrize("source", [*DRAWING, *ASKING])
 def test_an_example_depends_on_seed_and_index_alone(source: Callable[[int, int], training.Example]) -> None:
     first, again, other, later = source(3, 7), source(3, 7), source(4, 7), source(3, 8)
@@ -37,14 +50,7 @@ def test_an_example_depends_on_seed_and_index_alone(source: Callable[[int, int],
         assert (pixels(first), first.caption, first.turns) != (pixels(different), different.caption, different.turns)
 
 
-def test_held_out_objects_are_never_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    scenes: list[Scene] = []
-
-    def kept(scene: Scene) -> Image.Image:
-        scenes.append(scene)
-        return render(scene)
-
-    monkeypatch.setattr(training, "render", kept)
+def test_held_out_objects_are_never_drawn(scenes: list[Scene]) -> None:
     for index in range(300):
         for source in (*DRAWING, *ASKING):
             source(1, index)
@@ -65,14 +71,7 @@ def test_every_answer_of_a_form_is_right() -> None:
         assert (reply == "Yes") == (f" {answer}?" in question)
 
 
-def test_claims_to_verify_are_right_or_wrong_as_the_scene_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    scenes: list[Scene] = []
-
-    def kept(scene: Scene) -> Image.Image:
-        scenes.append(scene)
-        return render(scene)
-
-    monkeypatch.setattr(training, "render", kept)
+def test_claims_to_verify_are_right_or_wrong_as_the_scene_says(scenes: list[Scene]) -> None:
     replies: list[str] = []
     present = 0
     for index in range(300):
@@ -100,14 +99,7 @@ def test_labels_tell_what_each_image_token_shows(monkeypatch: pytest.MonkeyPatch
     assert training.alone(0, 0).labels == top * 2 + bottom * 2
 
 
-def test_places_are_those_of_the_scene(monkeypatch: pytest.MonkeyPatch) -> None:
-    scenes: list[Scene] = []
-
-    def kept(scene: Scene) -> Image.Image:
-        scenes.append(scene)
-        return render(scene)
-
-    monkeypatch.setattr(training, "render", kept)
+def test_places_are_those_of_the_scene(scenes: list[Scene]) -> None:
     for index in range(50):
         turns = training.places(1, index).turns
         assert len(turns) == 4
