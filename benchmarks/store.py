@@ -249,6 +249,8 @@ def _check_types(spec: RunSpec) -> None:
     for name, described in spec.benchmarks.items():
         if name in ("", "..") or Path(name).name != name or not isinstance(described, dict):
             raise ValueError(f"{name!r} is no benchmark")
+        if lacking := [field for field in ("version", "profile") if not isinstance(described.get(field), str)]:
+            raise ValueError(f"{name} has no {lacking[0]}")
 
 
 def _loaded(data: bytes) -> Any:

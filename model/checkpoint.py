@@ -113,13 +113,19 @@ def part_folder(folder: Path, part: PartName, vae_only: bool = False) -> Path:
 
     Downloads it when its source is on the hub; of a decoder the VAE alone if nothing else is wanted.
     """
-    config = folder / "config.json"
-    source = read_json(config).get("sources", {}).get(part) if config.is_file() else None
+    source = _sources(folder).get(part)
     if source is None:
         return folder / part
     if (folder / source).is_dir():
         return folder / source
     return locate_part(source, "vae" if vae_only else part).folder
+
+
+def _sources(folder: Path) -> dict[str, str]:
+    """The parts that lie elsewhere: folders, absolute or relative to ``folder``, or names on the hub."""
+    config = folder / "config.json"
+    sources: dict[str, str] = read_json(config).get("sources", {}) if layout(folder) == "ours" and config.is_file() else {}
+    return sources
 
 
 def locate_part(spec: str, part: PartName | Literal["vae", "vision", "generator"]) -> Located:
@@ -379,7 +385,10 @@ def check_scheduler(path: Path) -> None:
 
 
 def digest(folder: Path) -> str:
-    """sha256 over the names and bytes of all files of the checkpoint, in name order; hidden ones are a tool's notes."""
+    """sha256 over the names and bytes of all files of the checkpoint, in name order; hidden ones are a tool's notes.
+
+    Parts in another local folder count as well. One on the hub is told by the name and commit in config.json.
+    """
     total = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
@@ -387,4 +396,7 @@ def digest(folder: Path) -> str:
             total.update(str(name).encode() + b"\0")
             with path.open("rb") as file:
                 total.update(hashlib.file_digest(file, "sha256").digest())
+    for part, source in sorted(_sources(folder).items()):
+        if (folder / source).is_dir():
+            total.update(f"{part}\0{digest(folder / source)}".encode())
     return total.hexdigest()

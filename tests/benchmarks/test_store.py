@@ -21,6 +21,8 @@ from benchmarks import store
 from benchmarks.types import BenchError, Metric, Prediction, RunRecord, Score, Verdict
 
 SPEC = store.RunSpec(suite="toy", seed=0, limit=None, model={"name": "fake", "digest": "abc"}, benchmarks={})
+#: What every benchmark of a run has.
+RULES = {"version": "1", "profile": "official"}
 HERE = store.Environment(started="2026-01-01T00:00:00+00:00", code={}, packages={"torch": "2"}, hardware={"cores": 2})
 
 
@@ -133,9 +135,9 @@ def test_a_run_is_joined_with_the_same_spec_and_keeps_its_first_environment(tmp_
 
 
 def test_a_run_of_other_benchmarks_is_named_by_them(tmp_path: Path) -> None:
-    store.open_run(tmp_path, replace(SPEC, benchmarks={"geneval": {}, "vqav2": {}}), HERE)
+    store.open_run(tmp_path, replace(SPEC, benchmarks={"geneval": RULES, "vqav2": RULES}), HERE)
     with pytest.raises(BenchError, match="is a run of geneval, vqav2, not of geneval; name the same benchmarks or"):
-        store.open_run(tmp_path, replace(SPEC, benchmarks={"geneval": {}}), HERE)
+        store.open_run(tmp_path, replace(SPEC, benchmarks={"geneval": RULES}), HERE)
 
 
 def test_other_environments_are_recorded_once_for_each_stage(tmp_path: Path) -> None:
@@ -150,10 +152,8 @@ def test_other_environments_are_recorded_once_for_each_stage(tmp_path: Path) -> 
 
 
 def test_a_judge_is_added_by_the_first_that_names_one(tmp_path: Path) -> None:
-    asked = replace(SPEC, benchmarks={"fake": {"version": "1"}, "other": {"version": "1"}})
-    judged = replace(
-        asked, benchmarks={"fake": {"version": "1", "judge": {"boxes": (1, 2)}}, "other": {"version": "1"}}
-    )
+    asked = replace(SPEC, benchmarks={"fake": RULES, "other": RULES})
+    judged = replace(asked, benchmarks={"fake": {**RULES, "judge": {"boxes": (1, 2)}}, "other": RULES})
     store.open_run(tmp_path / "apart", asked, HERE)
     for spec in (judged, asked, judged):
         store.open_run(tmp_path / "apart", spec, HERE)
@@ -162,7 +162,7 @@ def test_a_judge_is_added_by_the_first_that_names_one(tmp_path: Path) -> None:
     assert [(tmp_path / name / "spec.json").read_bytes() for name in ("apart", "together")] == [
         (tmp_path / "together" / "spec.json").read_bytes()
     ] * 2
-    another = replace(asked, benchmarks={**judged.benchmarks, "fake": {"version": "1", "judge": {"boxes": [3]}}})
+    another = replace(asked, benchmarks={**judged.benchmarks, "fake": {**RULES, "judge": {"boxes": [3]}}})
     with pytest.raises(BenchError, match=r"benchmarks.fake.judge.boxes is \[1, 2\] there and \[3\] here"):
         store.open_run(tmp_path / "apart", another, HERE)
 
@@ -173,11 +173,11 @@ def test_a_judge_is_added_by_the_first_that_names_one(tmp_path: Path) -> None:
         ({"seed": 7}, "seed is 0 there and 7 here"),
         ({"limit": 24}, "limit is null there and 24 here"),
         ({"model": {"name": "fake", "digest": "xyz"}}, 'model.digest is "abc" there and "xyz" here'),
-        ({"benchmarks": {"fake": {"version": "2"}}}, 'benchmarks.fake.version is "1" there and "2" here'),
+        ({"benchmarks": {"fake": {**RULES, "version": "2"}}}, 'benchmarks.fake.version is "1" there and "2" here'),
     ],
 )
 def test_another_spec_is_refused_and_names_the_field(tmp_path: Path, change: dict[str, object], message: str) -> None:
-    asked = replace(SPEC, benchmarks={"fake": {"version": "1"}})
+    asked = replace(SPEC, benchmarks={"fake": RULES})
     store.open_run(tmp_path, asked, HERE)
     before = (tmp_path / "spec.json").read_bytes()
     other = store.RunSpec(**{**vars(asked), **change})
@@ -194,7 +194,14 @@ def test_a_damaged_spec_is_one_line(tmp_path: Path, content: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"seed": "0"}, {"limit": "3"}, {"benchmarks": {"../other": {}}}, {"benchmarks": {"fake": 1}}]
+    "change",
+    [
+        {"seed": "0"},
+        {"limit": "3"},
+        {"benchmarks": {"../other": RULES}},
+        {"benchmarks": {"fake": 1}},
+        {"benchmarks": {"fake": {"version": "1"}}},
+    ],
 )
 def test_a_spec_with_impossible_entries_is_one_line(tmp_path: Path, change: dict[str, object]) -> None:
     store.open_run(tmp_path, SPEC, HERE)

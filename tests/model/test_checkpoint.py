@@ -367,6 +367,21 @@ def test_the_digest_is_of_names_and_bytes(tmp_path: Path) -> None:
     assert checkpoint.digest(tmp_path / "b") != first
 
 
+def test_the_digest_is_of_parts_in_other_folders_too(tmp_path: Path) -> None:
+    save(tmp_path / "a")
+    (tmp_path / "backbone").mkdir()
+    weights = tmp_path / "backbone" / "model.safetensors"
+    weights.write_bytes(b"one")
+    config = json.loads((tmp_path / "a" / "config.json").read_text())
+    told = {"backbone": "../backbone", "decoder": "someone/decoder@0123"}
+    (tmp_path / "a" / "config.json").write_text(json.dumps(config | {"sources": told}))
+    first = checkpoint.digest(tmp_path / "a")
+    weights.write_bytes(b"two")
+    assert checkpoint.digest(tmp_path / "a") != first
+    weights.write_bytes(b"one")
+    assert checkpoint.digest(tmp_path / "a") == first
+
+
 def test_the_toy_is_whole() -> None:
     model, words = checkpoint.load_blip3o(TOY)
     assert not any(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()])
