@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from benchmarks.judges.chat import Endpoint
 from benchmarks.types import Json, Sample
 from blip3o_bench import main, models
 from tests.benchmarks.judges.test_chat import Act, Server, completion
+from tests.serving import in_thread
 
 #: Toy questions of each column; of MMBench whole ones, with two rotations or more.
 LIMIT = 6
@@ -52,12 +52,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A judge, of whom a client expects little patience."""
     for option, value in (("timeout", 0.3), ("attempts", 2), ("backoff", 0.01)):
         monkeypatch.setitem(cast(dict[str, object], Endpoint.__init__.__kwdefaults__), option, value)
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with in_thread(Server()) as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def call(*arguments: object) -> Result:

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import socket
-import threading
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ import pytest
 from benchmarks import datasets
 from benchmarks.datasets import DATASETS, Dataset, HubDataset, RemoteFile, fetch, locate, revision, verify
 from benchmarks.types import BenchError
+from tests.serving import in_thread
 
 CONTENT = bytes(range(256)) * 1200  # 307,200 bytes
 
@@ -106,12 +106,8 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with Server() as running:
-        thread = threading.Thread(target=running.serve_forever, args=(0.01,))  # seconds between looks for shutdown
-        thread.start()
+    with in_thread(Server()) as running:
         yield running
-        running.shutdown()
-        thread.join()
 
 
 @pytest.fixture

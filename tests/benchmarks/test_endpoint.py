@@ -5,9 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,6 +19,7 @@ from benchmarks.endpoint import ChatEndpoint, ImagesEndpoint
 from benchmarks.server import BudgetError, Prices, ReplyError, Usage
 from benchmarks.types import BenchError, Decoding, Sample
 from tests.fakes import FakeBenchmark
+from tests.serving import in_thread
 
 BLUE = Image.new("RGB", (3, 2), "blue")
 SHORT = Decoding(max_new_tokens=7)
@@ -84,20 +83,10 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-@contextmanager
-def serving() -> Iterator[Server]:
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
-
-
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("OPENAI_API_KEY", "a key")
-    with serving() as server:
+    with in_thread(Server()) as server:
         yield server
 
 

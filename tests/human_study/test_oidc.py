@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from human_study.folder import Study
 from human_study.simulate import Tab, open_tab
 from tests.human_study.serving import Served, free_port, link_button, serve
 from tests.human_study.studies import study_with_images
+from tests.serving import in_thread
 
 CLIENT, SECRET = "the-study", "a-secret-of-both"
 
@@ -113,10 +113,8 @@ def provide() -> Iterator[Provider]:
     listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     provider = Provider(f"http://127.0.0.1:{listening.server_port}")
     provider.published = dict(provider.signing.as_dict(private=False))
-    threading.Thread(target=listening.serve_forever, daemon=True).start()
-    yield provider
-    listening.shutdown()
-    listening.server_close()
+    with in_thread(listening):
+        yield provider
 
 
 def secrets(folder: Path, provider: str, port: int) -> None:

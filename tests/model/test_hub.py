@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from hashlib import sha1
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -19,6 +18,7 @@ from huggingface_hub import constants
 
 from model.hub import DECODER_FILES, EVA_CLIP_FILES, Located, locate
 from model.tensors import CheckpointError
+from tests.serving import in_thread
 
 REPO = "owner/tiny"
 OLD, NEW = "1" * 40, "2" * 40
@@ -65,18 +65,14 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         def log_message(self, format: str, *args: object) -> None: ...
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
     state.url = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setattr(constants, "ENDPOINT", state.url)
     monkeypatch.setattr(
         constants, "HUGGINGFACE_CO_URL_TEMPLATE", state.url + "/{repo_id}/resolve/{revision}/{filename}"
     )
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    yield state
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with in_thread(server):
+        yield state
 
 
 class Answer(NamedTuple):

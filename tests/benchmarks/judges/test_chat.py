@@ -38,6 +38,7 @@ from benchmarks.judges.chat import (
 )
 from benchmarks.server import BudgetError, Prices, Usage
 from benchmarks.types import BenchError, JudgeError
+from tests.serving import in_thread
 
 ROOT = Path(__file__).resolve().parents[3]
 PRICES = Prices(prompt=25.0, completion=100.0)
@@ -127,12 +128,8 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with in_thread(Server()) as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @dataclass(frozen=True)
