@@ -221,9 +221,10 @@ def serve(folder: Path, port: int, address: str, https: bool, sign_in: str) -> N
 
     if sign_in == "local" and address not in ("127.0.0.1", "localhost", "::1"):
         raise BenchError("--sign-in local serves this machine only: leave out --address, or use links")
-    opened = folders.open_study(folder)
+    serving = server.Serving(folders.open_study(folder), cast(server.SignIn, sign_in), https)
+    server.check(serving, address, port)
     click.echo(f"serving {folder} on http://{address}:{port}", err=True)
-    server.run(server.Serving(opened, cast(server.SignIn, sign_in), https), address, port)
+    server.run(serving, address, port)
 
 
 @study.command()

@@ -45,9 +45,14 @@ def make(root: Path, prompts: Mapping[str, str], pictures: Mapping[str, Mapping[
 
 
 def serve(study: Study, port: int) -> None:
-    """Serve the study on this machine until interrupted, while simulated annotators judge it."""
+    """Serve the study on this machine until interrupted, while simulated annotators judge it.
+
+    Raises BenchError when the port is taken.
+    """
+    serving = server.Serving(study, "local")
+    server.check(serving, "127.0.0.1", port)
     threading.Thread(target=_judge, args=(study, f"http://127.0.0.1:{port}"), daemon=True).start()
-    server.run(server.Serving(study, "local"), "127.0.0.1", port)
+    server.run(serving, "127.0.0.1", port)
 
 
 def _judge(study: Study, url: str) -> None:

@@ -88,8 +88,8 @@ def routes() -> list[Route]:
     ]
 
 
-def run(what: Serving, address: str, port: int) -> None:
-    """Serve until interrupted. Raises BenchError when the port is taken, or sign-in by OIDC is not set up."""
+def check(what: Serving, address: str, port: int) -> None:
+    """Raises BenchError when the port is taken, or sign-in by OIDC is not set up."""
     if what.sign_in == "oidc":
         _check_provider()
     with socket.socket() as probe:
@@ -98,6 +98,10 @@ def run(what: Serving, address: str, port: int) -> None:
             probe.bind((address, port))
         except OSError as error:
             raise BenchError(f"cannot serve on {address}:{port}: {error.strerror}; choose another --port") from error
+
+
+def run(what: Serving, address: str, port: int) -> None:
+    """Serve until interrupted."""
     use(what)
     app().run(
         config={

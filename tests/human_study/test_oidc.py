@@ -229,4 +229,4 @@ def test_serving_without_a_provider_says_what_to_write(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(BenchError, match=r"needs redirect_uri, .* under \[auth\] in \.streamlit/secrets\.toml"):
-        server.run(server.Serving(study, "oidc"), "127.0.0.1", free_port())
+        server.check(server.Serving(study, "oidc"), "127.0.0.1", free_port())

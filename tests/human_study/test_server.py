@@ -125,4 +125,4 @@ def test_two_servers_do_not_share_a_port(study: Study) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(BenchError, match="choose another --port"):
-            server.run(server.Serving(study), "127.0.0.1", taken.getsockname()[1])
+            server.check(server.Serving(study), "127.0.0.1", taken.getsockname()[1])
