@@ -124,9 +124,9 @@ def part_folder(folder: Path, part: PartName, vae_only: bool = False) -> Path:
 def _sources(folder: Path) -> dict[str, str]:
     """The parts that lie elsewhere: folders, absolute or relative to ``folder``, or names on the hub."""
     config = folder / "config.json"
-    sources: dict[str, str] = (
-        read_json(config).get("sources", {}) if layout(folder) == "ours" and config.is_file() else {}
-    )
+    if layout(folder) != "ours" or not config.is_file():
+        return {}
+    sources: dict[str, str] = read_json(config).get("sources", {})
     return sources
 
 

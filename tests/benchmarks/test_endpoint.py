@@ -6,6 +6,7 @@ import base64
 import io
 import json
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -83,10 +84,14 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+def serving() -> AbstractContextManager[Server]:
+    return in_thread(Server())
+
+
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("OPENAI_API_KEY", "a key")
-    with in_thread(Server()) as server:
+    with serving() as server:
         yield server
 
 
