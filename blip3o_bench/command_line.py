@@ -4,29 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import click
 
+from benchmarks.options import FiniteRange
 from benchmarks.types import BenchError, printable
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-
-class _Dollars(click.FloatRange):
-    """FloatRange lets nan pass, and a budget of nan would never be reached."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        dollars = super().convert(value, param, ctx)
-        if not math.isfinite(dollars):
-            self.fail(f"{value} is no amount of money", param, ctx)
-        return dollars
-
-
-PRICE = _Dollars(min=0)
+PRICE = FiniteRange(min=0)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 FILE_THERE = click.Path(path_type=Path, dir_okay=False, exists=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from benchmarks import catalog
+from benchmarks.options import FiniteRange
 from benchmarks.types import BenchError
 from blip3o_bench.command_line import FILE, FILE_THERE, PRICE, options_as
 from blip3o_bench.models import located, place_of
@@ -67,7 +68,7 @@ JUDGE_OPTIONS = options_as(
     click.option("--max-judge-cost", type=PRICE, help="US dollars; needs --judge-prices."),
     click.option(
         "--judge-timeout",
-        type=click.FloatRange(min=0),
+        type=FiniteRange(min=0, max=86_400),
         default=600,
         show_default=True,
         help="Seconds for a sample; what takes longer is missing until the command is given again. 0: no limit.",

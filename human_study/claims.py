@@ -184,12 +184,13 @@ _SHOWN = select(func.count()).where(_MINE)
 _IMAGES = select(PairRow.first_image, PairRow.second_image).where(PairRow.id == bindparam("pair"))
 _GOLD_ANSWERS = (
     select(
-        func.count(AssignmentRow.id),
-        func.count(JudgmentRow.id),
+        func.count(AssignmentRow.id).filter(or_(JudgmentRow.id.is_(None), JudgmentRow.choice != "skip")),
+        func.count(JudgmentRow.id).filter(JudgmentRow.choice.in_(("left", "right", "tie"))),
         func.count(JudgmentRow.id).filter(
             JudgmentRow.choice == case((AssignmentRow.left_image == PairRow.first_image, "left"), else_="right")
         ),
     )
+    .select_from(AssignmentRow)
     .join(PairRow, AssignmentRow.pair_id == PairRow.id)
     .outerjoin(JudgmentRow, and_(JudgmentRow.assignment_id == AssignmentRow.id, standing()))
     .where(_MINE, AssignmentRow.criterion == bindparam("its_criterion"), AssignmentRow.kind == bindparam("its_kind"))
@@ -198,7 +199,7 @@ _GOLD_ANSWERS = (
 
 @dataclass(frozen=True)
 class GoldAnswers:
-    """How an annotator did on gold pairs of one criterion; the choice that stands counts."""
+    """How an annotator did on gold pairs of one criterion; the choice that stands counts, and a skip is none."""
 
     asked: int
     answered: int
@@ -250,9 +251,12 @@ class Claims:
     def claim(self) -> bool:
         """Put one more pair before the annotator; False when there is none, or none before those at hand are done."""
         for block in design.blocks(self.design, self.person.number):
-            if not self._qualified(block):
-                # With all of them asked, either the last ones are not answered yet or the annotator has failed.
-                return self._assign_gold(block, "qualification")
+            if self.design.qualification:
+                found = gold_answers(self.connection, self.person.id, block.criterion, "qualification")
+                if found.asked < self.design.qualification and self._assign_gold(block, "qualification"):
+                    return True
+                if found.right < self.design.qualification_passes:
+                    return False  # either the last ones are not answered yet, or the annotator has failed
             stream, main = self.connection.execute(_COUNTS, self._block(block)).one()
             task = self._next_task(block, main)
             if task is None:
@@ -276,11 +280,14 @@ class Claims:
     def _block(self, block: Block) -> dict[str, int | str]:
         return {"me": self.person.id, "its_criterion": block.criterion, "its_round": block.round}
 
-    def _qualified(self, block: Block) -> bool:
-        if not self.design.qualification:
-            return True
-        found = gold_answers(self.connection, self.person.id, block.criterion, "qualification")
-        return found.asked >= self.design.qualification and found.right >= self.design.qualification_passes
+    def _next_gold(self, block: Block, kind: Literal["gold", "qualification"]) -> int | None:
+        """The first gold pair that the annotator has not had; one of the gold follows on skipped qualification."""
+        values = {"study": self.study_id, "its_criterion": block.criterion, "me": self.person.id}
+        for of_kind in dict.fromkeys((kind, "gold")):
+            pair: int | None = self.connection.execute(_NEXT_GOLD, {**values, "its_kind": of_kind}).scalar_one_or_none()
+            if pair is not None:
+                return pair
+        return None
 
     def _next_task(self, block: Block, main: int) -> Row[TaskRow] | None:
         """The first open task on a pair that is new to the annotator, on the side that is due if there is one."""
@@ -293,9 +300,8 @@ class Claims:
         return None
 
     def _assign_gold(self, block: Block, kind: Literal["gold", "qualification"]) -> bool:
-        """Show the first gold pair that the annotator has not had; False when there is none left."""
-        values = {"study": self.study_id, "its_kind": kind, "its_criterion": block.criterion, "me": self.person.id}
-        pair = self.connection.execute(_NEXT_GOLD, values).scalar_one_or_none()
+        """Show another gold pair; False when there is none left."""
+        pair = self._next_gold(block, kind)
         if pair is None:
             return False
         self._assign(block, kind, pair, design.side_at(pair, self.design.seed, kind, self.person.number))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import click
 
+from benchmarks.options import FiniteRange
 from benchmarks.types import BenchError
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def study() -> None:
     "--grid", "grids", multiple=True, metavar="NAME", help="A model whose files are DPG-Bench's 2 x 2 grids; repeat."
 )
 @click.option("--minimum-view", type=click.IntRange(min=0), default=400, show_default=True, help="Milliseconds.")
-@click.option("--lease", type=click.FloatRange(min=1), default=20.0, show_default=True, help="Minutes.")
+@click.option("--lease", type=FiniteRange(min=1), default=20.0, show_default=True, help="Minutes.")
 @click.option("--break-every", type=click.IntRange(min=1), default=100, show_default=True, help="Judgments.")
 @click.option("--sequential", is_flag=True, help="Show the administrator which model leads, with e-values.")
 @click.option("--consent", type=click.Path(path_type=Path, dir_okay=False), help="A text file of your own.")
@@ -128,34 +129,32 @@ def _sources(pairs: tuple[str, ...], option: str) -> dict[str, Path]:
 @click.option("--judgments", type=click.IntRange(min=1), help="Per criterion. Default: what the margin needs.")
 @click.option(
     "--margin",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=FiniteRange(0, 1, min_open=True),
     default=0.08,
     show_default=True,
     help="Net margin to be found: (wins - losses) / judgments.",
 )
 @click.option("--prompts", type=click.IntRange(min=1), default=1065, show_default=True, help="Of the study.")
-@click.option(
-    "--ties", type=click.FloatRange(0, 1, max_open=True), default=0.07, show_default=True, help="Share of ties."
-)
-@click.option("--icc", type=click.FloatRange(0, 1), default=0.3, show_default=True, help="Of judgments of one prompt.")
+@click.option("--ties", type=FiniteRange(0, 1, max_open=True), default=0.07, show_default=True, help="Share of ties.")
+@click.option("--icc", type=FiniteRange(0, 1), default=0.3, show_default=True, help="Of judgments of one prompt.")
 @click.option(
     "--criteria", type=click.IntRange(min=1), default=2, show_default=True, help="Tests, for Holm's first step."
 )
 @click.option(
     "--alpha",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=FiniteRange(0, 1, min_open=True, max_open=True),
     default=0.05,
     show_default=True,
     help="Two-sided, of all criteria together.",
 )
 @click.option(
     "--power",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=FiniteRange(0, 1, min_open=True, max_open=True),
     default=0.8,
     show_default=True,
     help="Chance of finding a margin that is there.",
 )
-@click.option("--seconds", type=click.FloatRange(min=0), default=8.0, show_default=True, help="Per judgment.")
+@click.option("--seconds", type=FiniteRange(min=0), default=8.0, show_default=True, help="Per judgment.")
 def plan(
     judgments: int | None,
     margin: float,
@@ -185,7 +184,7 @@ def plan(
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
 @click.option("--admin", is_flag=True, help="For an administrator, who sees progress and judges nothing.")
 @click.option(
-    "--hours", type=click.FloatRange(min=0, min_open=True), default=72.0, show_default=True, help="So long it is good."
+    "--hours", type=FiniteRange(0, 24 * 366, min_open=True), default=72.0, show_default=True, help="So long it is good."
 )
 @click.option("--url", default="http://localhost:8501", show_default=True, help="Where annotators reach the server.")
 def link(folder: Path, names: tuple[str, ...], admin: bool, hours: float, url: str) -> None:
@@ -256,7 +255,7 @@ def status(folder: Path) -> None:
 )
 @click.option("--model", "lead", metavar="NAME", help="A positive margin is in this model's favour.")
 @click.option(
-    "--gold", type=click.FloatRange(0, 1), help="Also without annotators who passed a smaller share; fix it before."
+    "--gold", type=FiniteRange(0, 1), help="Also without annotators who passed a smaller share; fix it before."
 )
 @click.option("--run", "runs", multiple=True, metavar="MODEL=RUN", help="Automatic scores of the model; repeat.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the permutations.")

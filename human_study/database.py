@@ -31,12 +31,20 @@ def connect(url: str) -> Engine:
         if parsed.get_backend_name() not in ("sqlite", "postgresql"):
             raise BenchError(f"a study is kept in sqlite or postgresql, not in {parsed.get_backend_name()}")
         engine = create_engine(parsed, pool_pre_ping=True, pool_size=10, max_overflow=40)
-    except (ArgumentError, NoSuchModuleError) as error:
+    except (ArgumentError, NoSuchModuleError, ValueError) as error:  # ValueError: a port that is no number
         raise BenchError("not the URL of a database: give sqlite:///FILE or postgresql://USER@HOST/NAME") from error
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def absolute(url: str) -> str:
+    """A URL that means the same from every working directory: that of a SQLite file with its whole path."""
+    parsed = connect(url).url
+    if parsed.get_backend_name() != "sqlite" or not parsed.database:
+        return url
+    return parsed.set(database=str(Path(parsed.database).resolve())).render_as_string(hide_password=False)
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
@@ -81,6 +89,8 @@ def check_version(engine: Engine) -> None:
     with _reachable(engine), reading(engine) as connection:
         table = inspect(connection).has_table("alembic_version")
         found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one() if table else None
+    if found is None:
+        raise BenchError(f"there is no study in the database {engine.url.render_as_string(hide_password=True)}")
     if found != VERSION:
         raise BenchError(
             f"the study's tables are of version {found}, this program's of {VERSION}: run blip3o-bench study upgrade"

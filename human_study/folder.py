@@ -73,8 +73,14 @@ def read_text(source: Path) -> str:
 def read_criteria(source: Path) -> tuple[Criterion, ...]:
     """Criteria of a TOML file: tables [[criterion]] with key, title, instruction and show_prompt."""
     try:
-        return tuple(Criterion(**table) for table in tomllib.loads(read_text(source))["criterion"])
-    except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+        criteria = tuple(Criterion(**table) for table in tomllib.loads(read_text(source))["criterion"])
+        for one in criteria:
+            if not all(isinstance(text, str) and text.strip() for text in (one.key, one.title, one.instruction)):
+                raise ValueError("the first three are texts")
+            if not isinstance(one.show_prompt, bool):
+                raise ValueError("show_prompt is true or false")
+        return criteria
+    except (KeyError, TypeError, ValueError) as error:  # ValueError: also what is not TOML
         raise BenchError(
             f"{source} needs tables [[criterion]] with key, title, instruction and show_prompt ({error})"
         ) from error
@@ -110,10 +116,12 @@ def create(
             raise BenchError(
                 f"{len(missing)} of {len(prompts)} prompts have no image in {sources[model]}, such as {missing[0]}"
             )
-    gold = design.gold_pairs(plan, list(prompts))  # before any work: it may refuse the number of prompts
+    # Before any work, since they may refuse the number of prompts and the database.
+    gold = design.gold_pairs(plan, list(prompts))
+    database_url = database.absolute(database_url) if database_url else None
+    engine = database.connect(database_url or _default_url(folder))
     stored = _prepare_images(folder, plan, prompts, files, gold)
     _tell_sizes(plan, stored, tell)
-    engine = database.connect(database_url or _default_url(folder))
     database.upgrade(engine)
     study_id = store.create(engine, plan, prompts, stored, [pair for pair, _ in gold])
     _write_private(folder / "key", secrets.token_bytes(32))

@@ -22,14 +22,15 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 def by_prompt(folder: Path) -> dict[str, Path]:
     """The image of each prompt id in a model's folder: ``ID.png`` (or jpg, webp), or the first image, by name, in
-    ``ID/`` or ``ID/samples/`` (GenEval's layout). Raises BenchError when there is no folder.
+    ``ID/samples/`` (GenEval's layout) or ``ID/``. Raises BenchError when there is no folder.
     """
     if not folder.is_dir():
         raise BenchError(f"{folder} is not a folder with images")
     found = {}
     for entry in sorted(folder.iterdir()):
         if entry.is_dir():
-            inside = _images(entry) or _images(entry / "samples")
+            # In this order: GenEval's scripts put a grid of the samples beside their folder.
+            inside = _images(entry / "samples") or _images(entry)
             if inside:
                 found[entry.name] = inside[0]
         elif entry.suffix.lower() in SUFFIXES:

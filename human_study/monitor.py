@@ -131,6 +131,7 @@ class _Shown:
     criterion: str
     round: int
     kind: str
+    surplus: bool
     choice: str
     image: str
     ms: int
@@ -146,6 +147,7 @@ def _standing(store: Store) -> list[_Shown]:
                 AssignmentRow.criterion,
                 AssignmentRow.round,
                 AssignmentRow.kind,
+                JudgmentRow.surplus,
                 JudgmentRow.choice,
                 JudgmentRow.ms_total,
                 JudgmentRow.created_at,
@@ -163,6 +165,7 @@ def _standing(store: Store) -> list[_Shown]:
             criterion=row.criterion,
             round=row.round,
             kind=row.kind,
+            surplus=row.surplus,
             choice=row.choice,
             image=_image(row.choice, row.first_left),
             ms=row.ms_total,
@@ -190,27 +193,27 @@ def annotators(store: Store) -> list[AnnotatorReport]:
 
 
 def _report(person: Person, shown: Sequence[_Shown], medians: dict[int, float]) -> AnnotatorReport:
-    choices = Counter(one.choice for one in shown)
-    main = {(one.pair, one.criterion, one.round): one.image for one in shown if one.kind == "main"}
+    choices, voted = Counter(one.choice for one in shown), [one for one in shown if one.choice != "skip"]
+    main = {(one.pair, one.criterion, one.round): one.image for one in voted if one.kind == "main"}
     repeats = [
         one.image == main[one.pair, one.criterion, one.round]
-        for one in shown
+        for one in voted
         if one.kind == "repeat" and (one.pair, one.criterion, one.round) in main
     ]
-    answered = [one for one in shown if one.kind in ("gold", "qualification") and one.choice != "skip"]
-    sided, voted = choices["left"] + choices["right"], len(shown) - choices["skip"]
+    answered = [one for one in voted if one.kind in ("gold", "qualification")]
+    sided = choices["left"] + choices["right"]
     others = [seconds for other, seconds in medians.items() if other != person.id]
     own = medians.get(person.id)
     return AnnotatorReport(
         person=person,
-        judgments=sum(one.kind == "main" and one.choice != "skip" for one in shown),
+        judgments=sum(one.kind == "main" for one in voted),
         skips=choices["skip"],
         gold_right=sum(one.image == "first" for one in answered),
         gold_asked=len(answered),
         repeats_same=sum(repeats),
         repeats=len(repeats),
         left_share=choices["left"] / sided if sided else None,
-        tie_share=choices["tie"] / voted if voted else None,
+        tie_share=choices["tie"] / len(voted) if voted else None,
         median_seconds=own,
         fast=bool(others) and own is not None and own < FAST * median(others),
         last_at=max((one.at for one in shown), default=None),
@@ -266,6 +269,9 @@ class Evidence:
 def evidence(store: Store) -> list[Evidence]:
     """Which model leads, by prompts: judgments of one prompt depend on each other, and e-values need independence.
 
+    A prompt counts once all its judgments under the criterion are there: a sign that later votes may turn would make
+    the e-value exceed 20 more often than once in 20 studies of equal models.
+
     Raises PermissionError unless the study was created for sequential monitoring: who peeks at a study of fixed size
     and stops when it looks good finds differences that are not there.
     """
@@ -273,10 +279,10 @@ def evidence(store: Store) -> list[Evidence]:
 
     if store.design.monitoring != "sequential":
         raise PermissionError("this study is not set to sequential monitoring")
-    names = _models(store)
+    names, unfinished = _models(store), _unfinished(store)
     margins: dict[tuple[str, str, str], Counter[int]] = defaultdict(Counter)
     for one in _standing(store):
-        if one.kind == "main":
+        if one.kind == "main" and not one.surplus and (one.pair, one.criterion) not in unfinished:
             prompt, first, second = names[one.pair]
             margins[one.criterion, first, second][prompt] += {"first": 1, "second": -1}.get(one.image, 0)
     found = []
@@ -286,6 +292,17 @@ def evidence(store: Store) -> list[Evidence]:
         e_value = math.exp(min(log_e_value(leads, trails), 700.0))
         found.append(Evidence(criterion, first, second, leads, trails, e_value))
     return found
+
+
+def _unfinished(store: Store) -> set[tuple[int, str]]:
+    """Pair and criterion of which judgments are still to come."""
+    with store.reading() as connection:
+        return {
+            (row.pair_id, row.criterion)
+            for row in connection.execute(
+                select(TaskRow.pair_id, TaskRow.criterion).where(TaskRow.study_id == store.id, TaskRow.state != "done")
+            )
+        }
 
 
 def _models(store: Store) -> dict[int, tuple[int, str, str]]:

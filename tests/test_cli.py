@@ -77,7 +77,7 @@ def test_help_needs_neither_torch_nor_numpy() -> None:
         (["run", "--backend", "vllm"], "--backend vllm is for a stock Qwen2.5-VL alone"),
         (["run", "--model", "oracle", "--answers-together", "2"], "--answers-together is for a BLIP3-o alone"),
         (["run", "--judge-prices", "-1", "2"], "-1.0 is not in the range x>=0"),
-        (["run", "--max-judge-cost", "nan"], "nan is no amount of money"),
+        (["run", "--max-judge-cost", "nan"], "nan is not a finite number"),
         (["run", "--judge-model", "m"], "--judge-model, --judge-prices and --max-judge-cost belong to --judge"),
         (["report", "docs/img/report.png"], "cannot read docs/img/report.png: "),
         (["run", "--model-prices", "1", "2"], "--model-prices is for openai-chat alone"),

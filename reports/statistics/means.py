@@ -140,7 +140,8 @@ def t_test(values: ArrayLike, groups: Labels | None = None, against: float = 0.0
     if found.se > 0:
         t = (found.mean - against) / found.se
         return TTest(t, found.df, t_p(t, found.df), found.note)
-    return TTest(None, found.df, 1.0 if found.mean == against else None, "all values equal: no spread to test against")
+    same = math.isclose(found.mean, against, rel_tol=1e-12, abs_tol=1e-12)  # but for the rounding of the mean
+    return TTest(None, found.df, 1.0 if same else None, "all values equal: no spread to test against")
 
 
 def clustered_mean(

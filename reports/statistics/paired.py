@@ -271,9 +271,12 @@ def _margin_p(
     if bounds is None:
         return None
     # The alpha at which the lower limit of ``without_spread`` falls on -margin.
-    share = (found.mean + margin) / (found.mean - bounds[0]) if found.mean > bounds[0] else 1.0
-    if not 0 < share < 1:
-        return 0.0 if share >= 1 else 1.0
+    above, room = found.mean + margin, found.mean - bounds[0]
+    if above <= 0:
+        return 1.0
+    if above >= room:  # no difference that is possible lies so low
+        return 0.0
+    share = above / room
     return float(special.ndtr(-math.sqrt(found.groups * share / (1 - share))))
 
 

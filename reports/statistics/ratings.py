@@ -72,7 +72,8 @@ def fit_ratings(
     ``order_effect`` fits the advantage of being first (on the left), as in Agresti (2002, section 10.6.3).
 
     Raises ValueError for unlike lengths, negative counts, models that no chain of judgments connects, and data
-    without a finite maximum: some models never lose to the others (Ford 1957, Am. Math. Mon. 64:28).
+    without a finite maximum: some models never lose to the others (Ford 1957, Am. Math. Mon. 64:28), or with
+    ``order_effect`` the same side always wins.
     """
     one, other, names, counts = _rows(first, second, wins, losses, ties)
     if not bool(counts[:, :2].any()):
@@ -126,6 +127,7 @@ def rao_kupper(first: Labels, second: Labels, wins: ArrayLike, losses: ArrayLike
     one, other, names, counts = _rows(first, second, wins, losses, ties)
     if not bool(counts[:, 2].any()):
         raise ValueError("there are no ties: fit_ratings is the model without them")
+    _check_bounded(one, other, counts, len(names))
 
     def negative(parameters: Floats) -> float:
         log_theta = math.exp(parameters[-1])  # positive, so that theta is above 1
@@ -202,6 +204,7 @@ def _newton(design: Floats, counts: Floats, k: int) -> tuple[Floats, Floats]:
         beta = beta + size * step
         likelihood, probability = _likelihood(design, counts, beta)
         _check_finite(beta[:k] - beta[:k].mean())
+        _check_order(beta[k + (design.shape[1] == 3) :])
         if gain < 1e-12:
             break
     return beta, probability
@@ -235,6 +238,33 @@ def _likelihood(design: Floats, counts: Floats, beta: Floats) -> tuple[float, Fl
 
 def _check_finite(worth: Floats) -> None:
     if np.abs(worth).max() > INFINITE:
+        raise ValueError("some models never lose to the others: their worths are infinite, no maximum exists")
+
+
+def _check_order(effect: Floats) -> None:
+    if bool((np.abs(effect) > INFINITE).any()):
+        raise ValueError("the same side always wins: the order effect is infinite, no maximum exists")
+
+
+def _check_bounded(one: Codes, other: Codes, counts: Floats, k: int) -> None:
+    """ValueError where log worths and log theta can grow without end and no outcome that occurred gets less likely.
+
+    Along a direction a win needs (worth ahead - theta) not to fall, a tie that worths drift apart no faster than theta
+    grows. Linear programming finds such a direction, which is one of recession of the (concave) log likelihood.
+    """
+    from scipy import optimize
+
+    rows = []
+    for i, j, (won, lost, tied) in zip(one, other, counts, strict=True):
+        ahead = np.zeros(k + 1)
+        ahead[i], ahead[j] = 1, -1
+        theta = np.eye(k + 1)[k]
+        rows += (
+            [ahead - theta] * bool(won) + [-ahead - theta] * bool(lost) + [theta - ahead, theta + ahead] * bool(tied)
+        )
+    kept = np.unique(rows, axis=0)
+    found = optimize.linprog(-kept.sum(axis=0), A_ub=-kept, b_ub=np.zeros(len(kept)), bounds=[(-1, 1)] * k + [(0, 1)])
+    if found.fun < -1e-6:
         raise ValueError("some models never lose to the others: their worths are infinite, no maximum exists")
 
 

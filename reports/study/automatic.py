@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RESAMPLES = 2_000
+#: Benchmarks of drawing: the only ones whose prompts annotators may have under bare ids such as 00017.
+DRAWING = ("geneval", "dpg", "wise", "mjhq")
 
 
 @dataclass(frozen=True)
@@ -84,20 +86,32 @@ def _check_alike(runs: Mapping[str, Path], records: Mapping[str, RunRecord]) -> 
 
 
 def _by_prompt(benchmark: str, scores: Sequence[Score]) -> dict[str, float]:
-    """The mean score of a prompt's images by the prompt's group, and each image's by its id, with and without the
-    benchmark's name in front: geneval/00017, 00017, geneval/00017/2, 00017/2."""
+    """The mean score of a prompt's images by the prompt's group, and each image's by its id, with and for benchmarks
+    of drawing also without the benchmark's name in front: geneval/00017, 00017, geneval/00017/2, 00017/2."""
     values = defaultdict(list)
     for score in scores:
         if score.value is not None:
             for name in {score.id, score.group}:
                 values[name].append(score.value)
     means = {name: float(np.mean(of_name)) for name, of_name in values.items()}
+    if benchmark not in DRAWING:
+        return means
     return {name.removeprefix(f"{benchmark}/"): mean for name, mean in means.items()} | means
 
 
 def check_matched(prompts: Sequence[str], scores: Sequence[AutomaticScores]) -> None:
-    """Raises BenchError when no prompt of the judgments has a score."""
+    """Raises BenchError when no prompt of the judgments has a score, or bare ids fit several benchmarks."""
     known = [name for one in scores for of_model in one.values.values() for name in of_model]
+    fitting = [
+        one.benchmark
+        for one in scores
+        if any(prompt in of_model for of_model in one.values.values() for prompt in prompts if "/" not in prompt)
+    ]
+    if len(fitting) > 1:
+        raise BenchError(
+            f"prompts of the judgments (such as {prompts[0]}) have the ids of {' and '.join(fitting)}: "
+            f"write them as {fitting[0]}/ID, or give runs of one benchmark"
+        )
     if known and not set(known) & set(prompts):
         raise BenchError(
             f"no prompt of the judgments (such as {prompts[0]}) has a score in the runs (such as {known[0]}): "

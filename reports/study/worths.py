@@ -51,9 +51,9 @@ class Scale:
 def scales(votes: pd.DataFrame) -> tuple[Scale, ...]:
     """One scale of all models, or several where the votes do not place them on one.
 
-    Worths are finite exactly when no division of the models in two has one side that never loses to the other and never
-    ties with it (Ford 1957, Am. Math. Mon. 64:28): the models that votes connect both ways share a scale. Empty for two
-    models.
+    The models that votes connect both ways share a scale: worths are infinite where of two groups of models one never
+    loses to the other and never ties with it (Ford 1957, Am. Math. Mon. 64:28). Where ties alone connect them one way,
+    the worths may be infinite all the same; such a scale has a note and no worths. Empty for two models.
     """
     models = sorted({*votes["first"], *votes["second"]})
     if len(models) < 3:

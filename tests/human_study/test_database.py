@@ -26,7 +26,7 @@ def test_the_version_is_that_of_the_newest_migration() -> None:
 
 def test_a_database_without_tables_is_refused(url: str) -> None:
     engine = database.connect(url)
-    with pytest.raises(BenchError, match="of version None"):
+    with pytest.raises(BenchError, match="there is no study in the database"):
         database.check_version(engine)
     engine.dispose()
 

@@ -170,3 +170,31 @@ def test_criteria_of_ones_own(tmp_path: Path) -> None:
 def test_a_folder_without_a_study_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="holds no study: make one with blip3o-bench study create"):
         folder.open_study(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [("key = 1", "the first three are texts"), ('show_prompt = "no"', "show_prompt is true or false")],
+)
+def test_criteria_of_another_type_are_refused(tmp_path: Path, entry: str, message: str) -> None:
+    table = {
+        "key": 'key = "k"',
+        "title": 'title = "t"',
+        "instruction": 'instruction = "i"',
+        "show_prompt": "show_prompt = true",
+    }
+    table[entry.split()[0]] = entry
+    (tmp_path / "criteria.toml").write_text("\n".join(["[[criterion]]", *table.values()]))
+    with pytest.raises(BenchError, match=message):
+        folder.read_criteria(tmp_path / "criteria.toml")
+
+
+def test_a_database_beside_the_study_is_found_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    sources = image_folders(tmp_path / "images", PLAIN.models, 6)
+    prompts = folder.read_prompts(tmp_path / "images" / "prompts.csv")
+    made = folder.create(tmp_path / "study", PLAIN, prompts, sources, "sqlite:///votes.db")
+    monkeypatch.chdir(tmp_path)
+    assert folder.open_study(made.folder).store.design == made.store.design
+    assert not (tmp_path / "votes.db").exists()

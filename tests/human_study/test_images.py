@@ -93,6 +93,13 @@ def test_images_are_found_by_prompt_in_flat_folders_and_in_genevals_layout(tmp_p
         images.by_prompt(tmp_path / "nothing")
 
 
+def test_the_grid_beside_genevals_samples_is_not_shown(tmp_path: Path) -> None:
+    (tmp_path / "00000" / "samples").mkdir(parents=True)
+    for name in ("grid.png", "samples/0000.png", "samples/0001.png"):
+        (tmp_path / "00000" / name).write_bytes(b"")
+    assert images.by_prompt(tmp_path) == {"00000": tmp_path / "00000" / "samples" / "0000.png"}
+
+
 @pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n" + b"\0" * 40])
 def test_a_file_that_is_no_image_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "bad.png").write_bytes(content)

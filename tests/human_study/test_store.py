@@ -9,8 +9,8 @@ from sqlalchemy import ColumnElement, Engine, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from benchmarks.types import BenchError
-from human_study import audit, database
-from human_study.claims import GoldAnswers, gold_answers
+from human_study import audit, database, monitor
+from human_study.claims import Assignment, GoldAnswers, gold_answers
 from human_study.design import PAPER_CRITERIA
 from human_study.store import RefusedError, Store
 from human_study.tables import AssignmentRow, AuditRow, JudgmentRow, PairRow, TaskRow
@@ -242,6 +242,28 @@ def test_who_fails_the_qualification_gets_no_main_pair(engine: Engine) -> None:
     assert judge_all(study, good, lambda pair: "left" if better(pair.id) else "right") == 4 + 6 + 4 + 6
     kinds = [row.kind for row in rows(study, AssignmentRow, AssignmentRow.annotator_id == good)]
     assert kinds == (["qualification"] * 4 + ["main"] * 6) * 2
+
+
+def test_a_skip_in_the_qualification_is_made_up_for_by_gold(engine: Engine) -> None:
+    """An image that could not be loaded is no wrong answer."""
+    study = create(engine, replace(PLAIN, qualification=2, qualification_passes=2, gold=1, gold_every=3), prompts=10)
+    firsts = {row.id: row.first_image for row in rows(study, PairRow)}
+    person, shown = study.enrol("ann").id, 0
+
+    def first_one_fails(pair: Assignment) -> str:
+        nonlocal shown
+        shown += 1
+        row = next(row for row in rows(study, AssignmentRow) if row.id == pair.id)
+        return "skip" if shown == 1 else "left" if row.left_image == firsts[row.pair_id] else "right"
+
+    judge_all(study, person, first_one_fails)
+    kinds = [row.kind for row in rows(study, AssignmentRow)]
+    assert kinds[:4] == ["qualification"] * 3 + ["main"]
+    assert kinds.count("main") == 2 * 10  # both criteria
+    with study.reading() as connection:
+        found = gold_answers(connection, person, "visual_quality", "qualification")
+    assert found == GoldAnswers(asked=2, answered=2, right=2)
+    assert not monitor.disqualified(study, person)
 
 
 def test_gold_comes_once_and_repeats_come_swapped_and_not_too_soon(engine: Engine) -> None:

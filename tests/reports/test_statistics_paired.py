@@ -299,3 +299,15 @@ def test_non_inferiority_finds_a_loss_and_passes_a_gain() -> None:
     worse = non_inferiority(*clustered_runs(5, 500, -0.08), margin=0.02)
     better = non_inferiority(*clustered_runs(5, 500, 0.05), margin=0.02)
     assert (worse.passed, better.passed) == (False, True)
+
+
+def test_a_total_loss_without_spread_passes_nothing() -> None:
+    """All answers wrong that the baseline has right: the least difference that is possible."""
+    worst, best, pairs = np.zeros(40), np.ones(40), np.repeat(range(20), 2)
+    lost = non_inferiority(worst, best, pairs, 0.02, bounds=(-1, 1))
+    assert (lost.p, lost.passed) == (1.0, False)
+    assert equivalence(worst, best, pairs, 0.02, bounds=(-1, 1)).passed is False
+    won = non_inferiority(best, worst, pairs, 0.02, bounds=(-1, 1))
+    assert won.passed is True
+    # A margin as wide as the scale: nothing that is possible is worse by more.
+    assert non_inferiority(worst, best, pairs, 1.5, bounds=(-1, 1)).p == 0.0

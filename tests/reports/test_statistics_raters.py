@@ -128,6 +128,37 @@ def test_ratings_that_do_not_exist(rows: list[tuple[str, str, int, int, int]], m
         fit_ratings(first, second, wins, losses, ties)
 
 
+def test_who_always_takes_one_side_has_no_finite_order_effect() -> None:
+    sides = ["a"] * 60 + ["b"] * 60, ["b"] * 60 + ["a"] * 60
+    with pytest.raises(ValueError, match="the same side always wins"):
+        fit_ratings(*sides, [1] * 120, [0] * 120, order_effect=True)
+    ties = [1] + [0] * 119
+    with pytest.raises(ValueError, match="the same side always wins"):
+        fit_ratings(*sides, [1 - tie for tie in ties], [0] * 120, ties, order_effect=True)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "wins", "losses", "ties"),
+    [
+        (["A"], ["B"], [10], [0], [5]),  # the more A is ahead, the likelier, with ties kept by a higher threshold
+        (["A", "A", "B"], ["B", "C", "C"], [5, 6, 4], [0, 0, 3], [0, 0, 1]),
+    ],
+)
+def test_rao_kupper_has_no_maximum_for_a_model_that_never_loses(
+    first: list[str], second: list[str], wins: list[int], losses: list[int], ties: list[int]
+) -> None:
+    with pytest.raises(ValueError, match="never lose to the others"):
+        rao_kupper(first, second, wins, losses, ties)
+
+
+def test_rao_kupper_is_finite_where_ties_hold_a_model_back() -> None:
+    """A never loses, but ties, and the others' wins bound the threshold."""
+    fit = rao_kupper(["A", "A", "B"], ["B", "C", "C"], [5, 6, 4], [0, 0, 3], [2, 1, 1])
+    assert fit.log_worth[0] > max(fit.log_worth[1:])
+    level = rao_kupper(["a", "b"], ["b", "c"], [5, 0], [5, 0], [2, 6])  # c is known by ties alone
+    assert level.log_worth == pytest.approx((0, 0, 0), abs=1e-4)
+
+
 def test_an_order_effect_needs_both_orders() -> None:
     """First wins 70 of 100 whoever it is: the order explains all."""
     both = fit_ratings(["a", "b"], ["b", "a"], [70, 70], [30, 30], order_effect=True)

@@ -318,6 +318,24 @@ def two_runs(folder: Path, first: list[float | None], second: list[float | None]
     return {"A": folder / "a", "B": folder / "b"}
 
 
+def test_bare_ids_must_be_of_one_benchmark_of_drawing(tmp_path: Path) -> None:
+    """GenEval's and MJHQ's prompts may both be numbered, and so are questions, which nobody judged images of."""
+    for name in ("geneval", "mjhq", "vqav2"):
+        run = tmp_path / "both" / name
+        run.mkdir(parents=True)
+        write_scores(run, [Score(f"{name}/{prompt}", f"{name}/{prompt}", "", 1.0) for prompt in range(4)])
+    metric = Metric("overall", 1.0, None, None, 4, 0)
+    store_run(tmp_path / "both", [record(name, [metric]) for name in ("geneval", "mjhq", "vqav2")])
+    scores = read_runs({"A": tmp_path / "both", "B": tmp_path / "both"})
+    with pytest.raises(BenchError, match="have the ids of geneval and mjhq: write them as geneval/ID"):
+        analyse(judgments([1.0] * 4, list("0123")), scores=scores)
+    named = judgments([1.0] * 4, [f"mjhq/{prompt}" for prompt in range(4)])
+    assert [one.benchmark for one in only(analyse(named, scores=scores))[1].automatic] == ["mjhq"]
+    one = [scores[0], scores[2]]
+    found = only(analyse(judgments([1.0] * 4, list("0123")), scores=one))[1].automatic
+    assert [one.benchmark for one in found] == ["geneval"]
+
+
 def test_preference_is_compared_with_the_scores_of_the_same_prompts(tmp_path: Path) -> None:
     rng = np.random.default_rng(4)
     first, second = rng.random(40).round(3).tolist(), rng.random(40).round(3).tolist()
