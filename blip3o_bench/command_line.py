@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import click
 
@@ -68,8 +68,18 @@ def options_as(cls: type, parameter: str, *options: Callable[[F], F]) -> Callabl
 
 def write(path: Path, content: bytes) -> None:
     """Write a file that the user asked for. Raises BenchError where that cannot be done."""
+    _write(path, content, "wb")
+
+
+def append(path: Path, content: bytes) -> None:
+    """Add to a file, as ``write`` does."""
+    _write(path, content, "ab")
+
+
+def _write(path: Path, content: bytes, mode: Literal["wb", "ab"]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        with path.open(mode) as file:
+            file.write(content)
     except OSError as error:
         raise BenchError(f"cannot write {path}: {error.strerror}") from error

@@ -13,7 +13,7 @@ import click
 from benchmarks import catalog
 from benchmarks.types import BenchError, Benchmark
 from blip3o_bench import selection
-from blip3o_bench.command_line import DATA_DIR, FILE, FOLDER, write
+from blip3o_bench.command_line import DATA_DIR, FILE, FOLDER, append, write
 from blip3o_bench.models import TOY_CHECKPOINT
 
 
@@ -45,6 +45,8 @@ def report(
     from reports.published import against_published
 
     if folder.is_file():
+        if as_html or form or against or published or figure:
+            raise BenchError(f"{folder} is GenEval's results.jsonl, of which only the summary is printed: give no option")
         _report_results(folder)
         return
 
@@ -163,19 +165,18 @@ def gate(
 
     try:
         found = gating.gate(new, baseline, gating.read_policy(policy_file) if policy_file else None)
+        click.echo(gating.to_json(found) if as_json else gating.text(found))
+        if junit_file:
+            write(junit_file, ci.junit(found).encode())
+        if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+            append(Path(summary), ci.github_summary(found).encode())
+        if os.environ.get("GITHUB_ACTIONS") == "true" and (told := ci.github_annotations(found)):
+            click.echo(told, err=True)  # standard output may be JSON
     except BenchError:
         raise
     except Exception:  # Python would end with 1, which says "worse"
         traceback.print_exc()
         ctx.exit(2)
-    click.echo(gating.to_json(found) if as_json else gating.text(found))
-    if junit_file:
-        write(junit_file, ci.junit(found).encode())
-    if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
-        with Path(summary).open("a", encoding="utf-8") as file:
-            file.write(ci.github_summary(found))
-    if os.environ.get("GITHUB_ACTIONS") == "true" and (told := ci.github_annotations(found)):
-        click.echo(told, err=True)  # standard output may be JSON
     ctx.exit(found.exit_code)
 
 

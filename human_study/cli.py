@@ -174,9 +174,13 @@ def plan(
     click.echo(f"judgments per criterion          {found.judgments}")
     click.echo(f"judgments per prompt             {found.per_prompt:.2f}")
     click.echo(f"design effect 1 + (m - 1) ICC    {found.design_effect:.2f}")
-    click.echo(f"smallest net margin found        {100 * found.margin:.1f} points (power {power})")
-    click.echo(f"were judgments independent       {100 * found.independent_margin:.1f} points")
+    click.echo(f"smallest net margin found        {_points(found.margin)} (power {power})")
+    click.echo(f"were judgments independent       {_points(found.independent_margin)}")
     click.echo(f"hours of {criteria} criteria              {hours:.0f}")
+
+
+def _points(margin: float) -> str:
+    return f"{100 * margin:.1f} points" if margin <= 1 else "none: not even 100 points"
 
 
 @study.command()
@@ -222,7 +226,8 @@ def serve(folder: Path, port: int, address: str, https: bool, sign_in: str) -> N
         raise BenchError("--sign-in local serves this machine only: leave out --address, or use links")
     serving = server.Serving(folders.open_study(folder), cast(server.SignIn, sign_in), https)
     server.check(serving, address, port)
-    click.echo(f"serving {folder} on http://{address}:{port}", err=True)
+    host = f"[{address}]" if ":" in address else address
+    click.echo(f"serving {folder} on http://{host}:{port}", err=True)
     server.run(serving, address, port)
 
 

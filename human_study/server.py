@@ -92,7 +92,7 @@ def check(what: Serving, address: str, port: int) -> None:
     """Raises BenchError when the port is taken, or sign-in by OIDC is not set up."""
     if what.sign_in == "oidc":
         _check_provider()
-    with socket.socket() as probe:
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((address, port))

@@ -128,3 +128,22 @@ def test_needed_judgments_of_independent_ones() -> None:
 def test_a_margin_that_no_number_of_judgments_finds() -> None:
     with pytest.raises(BenchError, match="take more prompts"):
         power.plan(None, 0.05, 500, 0.07, 0.45, 0.05, 0.8)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("link", "study", "ann", "--hours", "nan"),
+        ("create", "study", "--images", "a=a", "--prompts", "p.csv", "--lease", "inf"),
+        ("plan", "--prompts", "100", "--margin", "nan"),
+    ],
+)
+def test_numbers_without_end_are_refused(arguments: tuple[str, ...]) -> None:
+    done = run(*arguments)
+    assert done.exit_code == 2
+    assert "is not a finite number" in done.stderr
+
+
+def test_a_plan_that_finds_nothing_says_so() -> None:
+    lines = run("plan", "--judgments", "3", "--prompts", "100", "--icc", "0.3", "--criteria", "1")
+    assert "smallest net margin found        none: not even 100 points" in lines.stdout

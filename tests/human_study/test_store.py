@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from benchmarks.types import BenchError
 from human_study import audit, database, monitor
 from human_study.claims import Assignment, GoldAnswers, gold_answers
-from human_study.design import PAPER_CRITERIA
+from human_study.design import PAPER_CRITERIA, Choice
 from human_study.store import RefusedError, Store
 from human_study.tables import AssignmentRow, AuditRow, JudgmentRow, PairRow, TaskRow
 from tests.human_study.studies import PLAIN, create, judge_all, vote
@@ -250,7 +250,7 @@ def test_a_skip_in_the_qualification_is_made_up_for_by_gold(engine: Engine) -> N
     firsts = {row.id: row.first_image for row in rows(study, PairRow)}
     person, shown = study.enrol("ann").id, 0
 
-    def first_one_fails(pair: Assignment) -> str:
+    def first_one_fails(pair: Assignment) -> Choice:
         nonlocal shown
         shown += 1
         row = next(row for row in rows(study, AssignmentRow) if row.id == pair.id)
