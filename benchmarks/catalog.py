@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from benchmarks import plugins
+from benchmarks.environment import torch_device
 from benchmarks.types import BenchError, Benchmark
 
 if TYPE_CHECKING:
     from benchmarks.dpg import Profile as DpgProfile
+    from benchmarks.geneval import Profile as GenEvalProfile
     from benchmarks.harness import Profile
     from benchmarks.judges.chat import Chat
     from benchmarks.judges.vqa import VqaJudge
@@ -26,11 +27,13 @@ Suite = Literal["toy", "paper", "ci"]
 
 @dataclass(frozen=True)
 class Profiles:
-    """Prompts and rules of the questions about images, of DPG-Bench and of WISE. GenEval and FID have one each."""
+    """Prompts and rules of the questions about images, of DPG-Bench and of WISE; FID has one. GenEval's follows from
+    its detector, and is here for a stored run, which may have none any more."""
 
     understanding: Profile = "lmms-0.7.3"
     dpg: DpgProfile = "dpg-official"
     wise: WiseProfile = "wise-verified"
+    geneval: GenEvalProfile = "geneval-official"
 
 
 #: Profile -> the field of ``Profiles`` that it is for.
@@ -56,6 +59,8 @@ def choose(names: Sequence[str], stored: str = "") -> Profiles:
         chosen[field] = name
     if stored in PROFILES:
         chosen.setdefault(PROFILES[stored], stored)
+    if stored == "geneval-transformers":
+        chosen["geneval"] = stored
     return Profiles(**chosen)  # type: ignore[arg-type]  # PROFILES says which is for which
 
 
@@ -65,7 +70,8 @@ class Data:
 
     ``root`` is the folder of fetched data sets; ``detector`` and ``clip`` are GenEval's judges where they are
     elsewhere. ``judge`` answers MMBench, MM-Vet, which asks it ``judge_runs`` times, and WISE, whose wording may be in
-    ``judge_prompt``. ``vqa_judge`` answers DPG-Bench; ``grid`` is the side in pixels of a tile of its images.
+    ``judge_prompt``. ``vqa_judge`` answers DPG-Bench; ``grid`` is the side in pixels of a tile of its images. Judges
+    run on ``device``, as ``torch_device`` reads it.
     """
 
     root: Path | None = None
@@ -77,20 +83,13 @@ class Data:
     judge_prompt: Path | None = None
     vqa_judge: VqaJudge | None = None
     grid: int | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
 def _toy_geneval(data: Data) -> Benchmark:
     from benchmarks.geneval import GenEval
 
     return GenEval.toy()
-
-
-def _device() -> str:
-    if find_spec("torch") is None:  # to score what was judged takes none
-        return "cpu"
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _paper_geneval(data: Data) -> Benchmark:
@@ -103,13 +102,14 @@ def _paper_geneval(data: Data) -> Benchmark:
     root = data.root or data_dir()
     detector = data.detector or root / "mask2former-swin-s" / _weights("mask2former-swin-s")
     clip = data.clip or root / "clip-vit-l-14" / _weights("clip-vit-l-14")
-    device = _device()
+    device = torch_device(data.device)
     return GenEval.paper(
         prompts / "evaluation_metadata.jsonl",
         prompts / "object_names.txt",
         detector,
         ColorSpec("ViT-L-14-quickgelu", clip, device=device),
         device,
+        profile="geneval-transformers" if detector.is_dir() else data.profiles.geneval,
     )
 
 
@@ -138,7 +138,7 @@ def _paper_mjhq(data: Data) -> Benchmark:
         root / "inception" / _weights("inception"),
         root / "clip-vit-b-32" / _weights("clip-vit-b-32"),
         root / "features",
-        _device(),
+        torch_device(data.device),
     )
 
 
@@ -202,7 +202,8 @@ def _paper_dpg(data: Data) -> Benchmark:
     from benchmarks.judges.vqa import Mplug
 
     rows = locate("dpg", data.root) / "dpg_bench.csv"
-    return DpgBench.paper(rows, data.vqa_judge or Mplug(), profile=data.profiles.dpg, grid=data.grid)
+    judge = data.vqa_judge or Mplug(device=torch_device(data.device))
+    return DpgBench.paper(rows, judge, profile=data.profiles.dpg, grid=data.grid)
 
 
 def _toy_wise(data: Data) -> Benchmark:

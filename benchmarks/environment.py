@@ -9,7 +9,9 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 from benchmarks.store import Environment
 from benchmarks.types import Json
@@ -49,6 +51,23 @@ VARIABLES = (
     "PYTHONHASHSEED",
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
 )
+
+
+def torch_device(asked: Literal["auto", "cpu", "cuda"] = "auto") -> Literal["cpu", "cuda"]:
+    """Where networks run; ``auto`` is a GPU if there is one, and the CPU without torch.
+
+    Of several GPUs this process's is the one of LOCAL_RANK, modulo those that it sees: "cuda" means that one from now
+    on, and is the same word in all processes of a run.
+    """
+    if asked == "cpu" or find_spec("torch") is None:
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    elif asked == "auto":
+        return "cpu"
+    return "cuda"
 
 
 def current() -> Environment:

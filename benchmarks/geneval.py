@@ -278,18 +278,19 @@ class GenEval:
         color_spec: ColorSpec,
         device: str = "cpu",
         images_per_prompt: int = 4,
+        profile: Profile = OFFICIAL,
     ) -> Self:
         """The official prompts with Mask2Former Swin-S and, as ``color_spec``, CLIP ViT-L/14.
 
-        A folder in place of ``detector_checkpoint`` is a Mask2Former of transformers, which is another profile.
+        Under the profile geneval-transformers ``detector_checkpoint`` is the folder of a Mask2Former of transformers.
         """
         names = read_object_names(object_names_path)
         data = {"prompts": metadata_path.name, "sha256": hashlib.sha256(metadata_path.read_bytes()).hexdigest()}
         detector: ObjectDetector
-        if detector_checkpoint.is_dir():
-            detector, profile = TransformersDetector(detector_checkpoint, names, device), TRANSFORMERS
+        if profile == TRANSFORMERS:
+            detector = TransformersDetector(detector_checkpoint, names, device)
         else:
-            detector, profile = Detector(mask2former(detector_checkpoint, names, device)), OFFICIAL
+            detector = Detector(mask2former(detector_checkpoint, names, device))
         return cls(
             read_metadata(metadata_path),
             detector,

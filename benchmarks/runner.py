@@ -211,6 +211,8 @@ def judge(
         folder, asked = root / benchmark.name, samples[benchmark.name]
         _judge(folder, spec, benchmark, asked[part.rank :: part.world], batch_size, part, timeout)
         missing += len(_unjudged(folder, asked))
+        if failed := [error for error in store.read_errors(folder, Verdict).values() if error is not None]:
+            log(f"{benchmark.name}: {len(failed)} verdicts are errors, to be tried again by this command: {failed[0]}")
     return missing
 
 
@@ -263,19 +265,26 @@ def _unjudged(folder: Path, samples: Sequence[Sample]) -> list[str]:
 
 
 def rejudge(
-    root: Path, benchmarks: Sequence[Benchmark], batch_size: int, part: Part, timeout: float = JUDGE_TIMEOUT
+    root: Path,
+    benchmarks: Sequence[Benchmark],
+    batch_size: int,
+    part: Part,
+    timeout: float = JUDGE_TIMEOUT,
+    kept: Sequence[Benchmark] = (),
 ) -> list[RunRecord] | None:
     """Judge the stored predictions of the run in ``root`` again, where the judge of a benchmark is another one.
 
-    ``benchmarks`` are all of the run, with the judges that they shall have. Records as of ``run``; they say what was
-    replaced. Raises BenchError when a prediction is missing, and as ``store.rejudge`` does; nothing has changed then.
+    ``benchmarks`` have the judges that they shall have; ``kept`` are all others of the run, whose judges and verdicts
+    stay. Records as of ``run``; they say what was replaced. Raises BenchError when a prediction is missing, and as
+    ``store.rejudge`` does; nothing has changed then.
     """
     stored, _ = store.read_spec(root)
-    spec = replace(stored, benchmarks={benchmark.name: _as_stored(stored, benchmark) for benchmark in benchmarks})
+    described = {benchmark.name: _as_stored(stored, benchmark) for benchmark in benchmarks}
+    spec = replace(stored, benchmarks={**{one.name: stored.benchmarks[one.name] for one in kept}, **described})
     _check_predicted(root, {benchmark.name: _samples(benchmark, spec.limit) for benchmark in benchmarks})
     store.rejudge(root, spec, environment.current())
     settings = Settings(spec.suite, spec.seed, spec.limit, batch_size, judge_timeout=timeout)
-    return _do(root, spec, benchmarks, None, settings, part)
+    return _do(root, spec, benchmarks, None, settings, part, kept)
 
 
 def _do(
@@ -285,9 +294,12 @@ def _do(
     model: Model | None,
     settings: Settings,
     part: Part,
+    kept: Sequence[Benchmark] = (),
 ) -> list[RunRecord] | None:
-    """What ``run`` does once the run is opened with ``spec``. Without a model all predictions are stored."""
-    samples = {benchmark.name: _samples(benchmark, settings.limit) for benchmark in benchmarks}
+    """What ``run`` does once the run is opened with ``spec``. Without a model all predictions are stored; ``kept`` are
+    benchmarks that are only merged."""
+    everything = [*benchmarks, *kept]
+    samples = {benchmark.name: _samples(benchmark, settings.limit) for benchmark in everything}
     metrics: dict[str, list[Metric]] = {}
     for benchmark in benchmarks:
         folder, own = root / benchmark.name, samples[benchmark.name][part.rank :: part.world]
@@ -297,7 +309,7 @@ def _do(
         with suppress(IncompleteError):
             metrics[benchmark.name] = merge(folder, benchmark, samples[benchmark.name])
     incomplete: list[str] = []
-    for benchmark in benchmarks:
+    for benchmark in everything:
         # Another process may have ended a benchmark after this one had left it.
         if benchmark.name not in metrics:
             try:
@@ -308,7 +320,7 @@ def _do(
         others = f" ({len(incomplete) - 1} more benchmarks likewise)" if len(incomplete) > 1 else ""
         log(f"{incomplete[0]}{others}")
         return None
-    return _finish(root, benchmarks, metrics)
+    return _finish(root, everything, metrics)
 
 
 def rescore(root: Path, benchmarks: Sequence[Benchmark]) -> list[RunRecord]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import click
 
 from benchmarks import catalog
+from benchmarks.environment import torch_device
 from benchmarks.options import FiniteRange
 from benchmarks.types import BenchError
 from blip3o_bench.command_line import FILE, FILE_THERE, PRICE, options_as
-from blip3o_bench.models import located, place_of
+from blip3o_bench.models import located
 
 if TYPE_CHECKING:
     from benchmarks.judges.chat import Chat
@@ -97,9 +98,10 @@ def judged(
     data: catalog.Data, judging: JudgeOptions, device: Device, profiles: Sequence[str], folder: Path
 ) -> catalog.Data:
     """``data`` with the judges that are named; a server's replies are kept in ``folder``. Raises BenchError."""
-    judge = _judge(judging, folder)
+    judge = _judge(judging, folder, device)
     return replace(
         data,
+        device=device,
         profiles=catalog.choose(profiles),
         judge=judge,
         judge_runs=judging.judge_runs,
@@ -108,7 +110,23 @@ def judged(
     )
 
 
-def _judge(given: JudgeOptions, out: Path) -> Chat | None:
+def concerned(judging: JudgeOptions, names: Sequence[str]) -> list[str]:
+    """Those of the benchmarks that the judges named are for. Raises BenchError when there is none."""
+    given: Mapping[str, object] = {
+        **dict.fromkeys(("mmbench", "mmvet", "wise"), judging.judge_spec),
+        "dpg": judging.vqa_judge,
+        "geneval": judging.detector or judging.clip,
+    }
+    found = [name for name in names if given.get(name) is not None]
+    if not found:
+        raise BenchError(
+            f"name the judge that --rejudge brings (--judge, --vqa-judge, --detector, --clip), or the benchmarks, of "
+            f"{', '.join(names)}"
+        )
+    return found
+
+
+def _judge(given: JudgeOptions, out: Path, device: Device) -> Chat | None:
     """The judge that ``--judge`` names; a server's replies are kept in the run. Raises BenchError."""
     if given.judge_spec is None:
         if given.judge_model or given.judge_prices or given.max_judge_cost is not None:
@@ -121,7 +139,7 @@ def _judge(given: JudgeOptions, out: Path) -> Chat | None:
     if kind == "replay":
         return Replay(Path(rest))
     if kind == "local":
-        return LocalModel(*located(rest))
+        return LocalModel(*located(rest), torch_device(device))
     if given.judge_model is None:
         raise BenchError("--judge is the address of a server: name its model with --judge-model")
     return Endpoint(
@@ -144,9 +162,9 @@ def _vqa_judge(spec: str | None, judge: Chat | None, device: Device) -> VqaJudge
     if kind == "replay":
         return ReplayVqa(Path(rest))
     if kind == "local":
-        return local_judge(*located(rest), place_of(device))
+        return local_judge(*located(rest), torch_device(device))
     if spec == "mplug":
-        return Mplug(place_of(device))
+        return Mplug(device=torch_device(device))
     if spec == "judge" and judge is not None:
         return ChatVqa(judge)
     raise BenchError("--vqa-judge is mplug, local:FOLDER, replay:FILE.csv, or judge beside a --judge")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from benchmarks import plugins
+from benchmarks.environment import torch_device
 from benchmarks.models import MODELS, table
 from benchmarks.types import BenchError, Sample
 from blip3o_bench.command_line import FILE, FILE_THERE, FOLDER, PRICE, options_as, write
@@ -165,7 +166,7 @@ def load_model(spec: str, running: ModelOptions, folder: Path) -> Model:
 def _load_other(kind: str, name: str, running: ModelOptions) -> Model:
     from model.tensors import CheckpointError
 
-    place = place_of(running.device)
+    place = torch_device(running.device)
     half: Literal["bfloat16", "float32"] = "bfloat16" if place == "cuda" else "float32"
     try:
         if running.backend == "vllm":
@@ -212,15 +213,6 @@ def tell_cost(model: Model) -> None:
 
     if isinstance(model, ModelEndpoint):
         click.echo(f"model: {model.usage()}", err=True)
-
-
-def place_of(device: Device) -> Literal["cpu", "cuda"]:
-    """``auto`` is a GPU if there is one."""
-    import torch
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return device
 
 
 def located(spec: str) -> tuple[Path, str]:

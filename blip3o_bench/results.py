@@ -46,7 +46,7 @@ def report(
 
     if folder.is_file():
         if as_html or form or against or published or figure:
-            raise BenchError(f"{folder} is GenEval's results.jsonl, of which only the summary is printed: give no option")
+            raise BenchError(f"{folder} is a file of GenEval, of which only the summary is printed: give no option")
         _report_results(folder)
         return
 

@@ -56,7 +56,9 @@ WORKERS_HELP = "Processes that prepare images for the model; 0: a thread does."
 )
 @click.option("--rewrite", type=FILE_THERE, help="Draw rewritten prompts: JSON or JSON lines; part of the record.")
 @click.option(
-    "--grid", type=click.IntRange(min=1), help="DPG-Bench's images are 2 x 2 tiles of so many pixels. Default: single."
+    "--grid",
+    type=click.IntRange(min=1),
+    help="The files of --model folder:DIR are DPG-Bench's 2 x 2 tiles of so many pixels. Default: single.",
 )
 @models.MODEL_OPTIONS
 @judges.JUDGE_OPTIONS
@@ -67,7 +69,11 @@ WORKERS_HELP = "Processes that prepare images for the model; 0: a thread does."
     "neither. Default: all.",
 )
 @click.option("--rescore", is_flag=True, help="Apply the rules again to a stored run, without model or judge.")
-@click.option("--rejudge", is_flag=True, help="Judge the answers of a stored run again, with the judges given here.")
+@click.option(
+    "--rejudge",
+    is_flag=True,
+    help="Judge a stored run again: the benchmarks named, or those that the judges given here are for.",
+)
 @click.option("--dry-run", is_flag=True, help="Print what the run will take; nothing is run or written.")
 @click.option(
     "--calibrate",
@@ -112,15 +118,17 @@ def run(
     if sum((stage is not None, rescore, rejudge, dry_run)) > 1:
         raise BenchError("--stage, --rescore, --rejudge and --dry-run exclude each other")
     if rescore or rejudge or stage in ("judge", "score"):
-        if rewrite:
-            raise BenchError("leave --rewrite out: the stored run has it")
-        whole = None if stage == "judge" else sorted(names) or None
+        if rewrite or grid:
+            raise BenchError(f"leave {'--rewrite' if rewrite else '--grid'} out: the stored run has it")
+        whole = None if rejudge or stage == "judge" else sorted(names) or None
         _same_as_stored(out, {"suite": suite, "seed": seed, "limit": limit, "benchmarks": whole})
         if rescore or stage == "score":
             _score_stored(out, data, profiles, as_json, rescore)
         else:
             _judge_stored(out, data, profiles, names, judging, running, batch_size, as_json, rejudge)
         return
+    if grid and not model_spec.startswith("folder:"):
+        raise BenchError("--grid tells what the image files of --model folder:DIR are; a model draws single images")
     suite = suite or _default_suite(model_spec)
     chosen = selection.named(suite, names)
     models.check_known(model_spec)
@@ -183,11 +191,17 @@ def _judge_stored(
     from benchmarks import runner
 
     data = judges.judged(data, judging, running.device, profiles, out)
-    benchmarks = selection.stored_benchmarks(out, data, profiles, names)
+    others: Sequence[str] = ()
+    if again:
+        stored = selection.stored_names(out)
+        names = names or judges.concerned(judging, stored)
+        others = [name for name in stored if name not in names]
+    benchmarks = selection.stored_benchmarks(out, data, profiles, names, judged=True)
+    kept = selection.stored_benchmarks(out, data, profiles, others) if others else []
     part = runner.Part.from_environment()
     click.echo(f"run in {out}", err=True)
     if again:
-        records = runner.rejudge(out, benchmarks, batch_size, part, judging.judge_timeout)
+        records = runner.rejudge(out, benchmarks, batch_size, part, judging.judge_timeout, kept)
         judges.tell_cost(data.judge)
         _tell_records(records, out, as_json)
     else:

@@ -75,22 +75,39 @@ def tell_lacking(lacking: Mapping[str, Sequence[str]]) -> None:
             click.echo(printable(f"{name}: {problem}"), err=True)
 
 
+def stored_names(out: Path) -> list[str]:
+    """The benchmarks of the run in ``out``."""
+    from benchmarks import store
+
+    return list(store.read_spec(out)[0].benchmarks)
+
+
 def stored_benchmarks(
-    out: Path, data: catalog.Data, profiles: Sequence[str], names: Sequence[str] = ()
+    out: Path, data: catalog.Data, profiles: Sequence[str], names: Sequence[str] = (), judged: bool = False
 ) -> list[Benchmark]:
     """The benchmarks of the run in ``out``, or those with these names, under their stored profiles where none of
-    ``profiles`` is for them."""
-    from benchmarks import store
+    ``profiles`` is for them. Raises BenchError, if they are to be ``judged``, once everything is told that any of them
+    lacks for that."""
+    from benchmarks import needs, store
 
     spec, _ = store.read_spec(out)
     if unknown := [name for name in names if name not in spec.benchmarks]:
         raise BenchError(f"the run in {out} has no {unknown[0]}: choose among {', '.join(spec.benchmarks)}")
     suite = cast(catalog.Suite, spec.suite)
-    loaded = []
-    for name in named(suite, list(names or spec.benchmarks)):
+    loaded: list[Benchmark] = []
+    lacking: dict[str, list[str]] = {}
+    wanted = named(suite, list(names or spec.benchmarks))
+    for name in wanted:
         stored = spec.benchmarks[name]
         of_run = replace(data, profiles=catalog.choose(profiles, stored["profile"]), grid=stored.get("grid"))
-        loaded.append(catalog.load(suite, name, of_run))
+        if judged:
+            found, lacks = needs.load_all(suite, [name], of_run)
+            loaded += found
+            lacking |= lacks
+        else:
+            loaded.append(catalog.load(suite, name, of_run))
+    if lacking:
+        refuse(wanted, lacking)
     return loaded
 
 

@@ -81,6 +81,7 @@ def test_help_needs_neither_torch_nor_numpy() -> None:
         (["run", "--judge-model", "m"], "--judge-model, --judge-prices and --max-judge-cost belong to --judge"),
         (["report", "docs/img/report.png"], "cannot read docs/img/report.png: "),
         (["report", "docs/img/report.png", "--json"], "only the summary is printed: give no option"),
+        (["run", "dpg", "--grid", "32"], "--grid tells what the image files of --model folder:DIR are"),
         (["run", "--judge-timeout", "inf"], "inf is not in the range 0<=x<=86400"),
         (["run", "--model-prices", "1", "2"], "--model-prices is for openai-chat alone"),
         (["run", "--model", "openai-chat:http://localhost:1/v1#m", "--image-price", "1"], "is for openai-images alone"),

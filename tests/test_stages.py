@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from benchmarks import catalog, environment, runner, store
 from benchmarks.rewrite import Rewritten
-from benchmarks.types import BenchError, Json
+from benchmarks.types import BenchError, Json, Sample, Verdict
 from blip3o_bench import main, models
 from tests.fakes import FakeBenchmark, FakeGenerator
 
@@ -200,7 +200,10 @@ def test_each_stage_is_a_command(tmp_path: Path, fakes: FakeGenerator, monkeypat
     assert done.stderr.endswith("all predictions are there; what follows is --stage judge\n")
     monkeypatch.delattr(models, "load_model")
     refused = call("--stage", "judge", *out)
-    assert (refused.exit_code, refused.stderr.splitlines()[-1]) == (2, "error: judge weights are not there")
+    assert (refused.exit_code, refused.stderr.splitlines()[:2]) == (
+        2,
+        ["fake: judge weights are not there", "other: judge weights are not there"],
+    )
     weights(monkeypatch, "a")
     refused = call("--stage", "score", *out)
     assert refused.exit_code == 2
@@ -211,6 +214,40 @@ def test_each_stage_is_a_command(tmp_path: Path, fakes: FakeGenerator, monkeypat
     done = call("--stage", "score", *out, "--json")
     assert done.exit_code == 0
     assert json.loads(done.stdout) == json.loads((tmp_path / "run.json").read_bytes())
+
+
+def test_another_judge_is_for_the_benchmarks_named(
+    tmp_path: Path, fakes: FakeGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = ("--out", tmp_path)
+    weights(monkeypatch, "first")
+    assert call(*out).exit_code == 0
+    unnamed = call("--rejudge", *out)
+    assert "name the judge that --rejudge brings" in unnamed.stderr
+    weights(monkeypatch, "")
+    refused = call("other", "--rejudge", *out)
+    assert (refused.exit_code, refused.stderr) == (2, "error: judge weights are not there\n")
+    assert (tmp_path / "run.json").is_file()  # nothing was put aside for a judge that is not ready
+    weights(monkeypatch, "second")
+    assert call("other", "--rejudge", *out).exit_code == 0
+    told = {record.benchmark: record.judge for record in store.read_records(tmp_path)}
+    assert told["fake"] != told["other"]
+    assert not (tmp_path / "fake" / "verdicts-1").exists()
+    assert (tmp_path / "other" / "verdicts-1").is_dir()
+
+
+def test_verdicts_that_are_errors_are_counted(
+    tmp_path: Path, fakes: FakeGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights(monkeypatch, "a")
+    assert call("--stage", "generate", "--out", tmp_path).exit_code == 0
+
+    def silent(self: object, samples: Sequence[Sample], *_: object) -> list[Verdict]:
+        return [Verdict(sample.id, error="no answer") for sample in samples]
+
+    monkeypatch.setattr(type(pair("a")[0]), "judge", silent)
+    done = call("fake", "--stage", "judge", "--out", tmp_path)
+    assert "fake: 12 verdicts are errors, to be tried again by this command: no answer" in done.stderr
 
 
 def test_a_process_of_several_says_what_is_missing_of_its_stage(

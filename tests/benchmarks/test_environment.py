@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Literal
 
 import pytest
 
@@ -66,3 +67,29 @@ def test_a_checkout_with_changes_is_dirty(tmp_path: Path) -> None:
     clean = environment._git_revision.__wrapped__(tmp_path)
     (tmp_path / "file").write_text("b")
     assert environment._git_revision.__wrapped__(tmp_path) == f"{clean}-dirty"
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpus", "rank", "place", "chosen"),
+    [
+        ("auto", 2, "3", "cuda", [1]),
+        ("cuda", 8, "3", "cuda", [3]),
+        ("cpu", 8, "3", "cpu", []),
+        ("auto", 0, "3", "cpu", []),
+        ("cuda", 0, "0", "cuda", []),  # torch says what is wrong, when it is used
+    ],
+)
+def test_each_process_of_a_machine_has_its_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+    asked: Literal["auto", "cpu", "cuda"],
+    gpus: int,
+    rank: str,
+    place: str,
+    chosen: list[int],
+) -> None:
+    set_to: list[int] = []
+    cuda = SimpleNamespace(is_available=lambda: gpus > 0, device_count=lambda: gpus, set_device=set_to.append)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda, __spec__=object()))
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    assert environment.torch_device(asked) == place
+    assert set_to == chosen

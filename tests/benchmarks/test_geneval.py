@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import geneval
+from benchmarks import catalog, geneval
 from benchmarks.folder import FolderImages
 from benchmarks.geneval import Found, GenEval, GenEvalOptions
-from benchmarks.judges.color import COLORS, ColorClassifier, ColorSpec
+from benchmarks.judges.color import COLORS, ColorClassifier
 from benchmarks.judges.detector import Detections
 from benchmarks.judges.selftest import Known, check_detector
 from benchmarks.shapes.judges import color_spec
@@ -455,9 +455,15 @@ def test_a_class_that_the_detector_does_not_know_is_refused(tmp_path: Path) -> N
 
 
 def test_another_detector_is_another_profile(bench_data: Path, tmp_path: Path) -> None:
-    data, spec = bench_data / "geneval", ColorSpec("ViT-L-14-quickgelu", tmp_path / "clip.pt")
-    for checkpoint, profile in ((tmp_path / "mask2former.pth", "geneval-official"), (tmp_path, "geneval-transformers")):
-        bench = GenEval.paper(data / "evaluation_metadata.jsonl", data / "object_names.txt", checkpoint, spec)
+    """And a stored run of it stays one where there is no detector any more."""
+    stored = catalog.choose((), "geneval-transformers")
+    for data, profile in (
+        (catalog.Data(bench_data, detector=tmp_path / "mask2former.pth"), "geneval-official"),
+        (catalog.Data(bench_data, detector=tmp_path), "geneval-transformers"),
+        (catalog.Data(bench_data, profiles=stored), "geneval-transformers"),
+    ):
+        bench = catalog.load("paper", "geneval", data)
+        assert isinstance(bench, GenEval)
         assert bench.profile == profile
         assert [known.name for known in bench.known] == ["cat", "cup", "person"]
         assert {known.name for known in bench.known} <= set(bench.detector.classes)

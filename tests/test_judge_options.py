@@ -1,0 +1,39 @@
+"""Which judge an option names, where it runs, and what it is for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.judges.chat import LocalModel
+from benchmarks.judges.vqa import MPLUG, Mplug
+from benchmarks.types import BenchError
+from blip3o_bench import judges
+
+NONE: dict[str, Any] = dict.fromkeys(field for field in judges.JudgeOptions.__dataclass_fields__)
+GIVEN = judges.JudgeOptions(**NONE)
+
+
+def test_mplug_is_the_published_model_on_the_device_that_was_asked_for() -> None:
+    judge = judges._vqa_judge("mplug", None, "cpu")
+    assert judge == Mplug(MPLUG, "cpu")
+    assert judge.describe()["model"] == MPLUG
+
+
+def test_a_local_judge_runs_on_the_device_that_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judges, "torch_device", lambda asked: {"cpu": "cpu", "auto": "cuda"}[asked])
+    for asked, place in (("cpu", "cpu"), ("auto", "cuda")):
+        judge = judges._judge(replace(GIVEN, judge_spec=f"local:{tmp_path}"), tmp_path, asked)  # type: ignore[arg-type]
+        assert isinstance(judge, LocalModel)
+        assert judge.device == place
+
+
+def test_a_judge_is_for_the_benchmarks_that_ask_it() -> None:
+    run = ["geneval", "dpg", "mmvet", "vqav2"]
+    assert judges.concerned(replace(GIVEN, judge_spec="replay:x"), run) == ["mmvet"]
+    assert judges.concerned(replace(GIVEN, vqa_judge="mplug", clip=Path("clip.pt")), run) == ["geneval", "dpg"]
+    with pytest.raises(BenchError, match="or the benchmarks, of geneval, dpg, mmvet, vqav2"):
+        judges.concerned(GIVEN, run)
