@@ -95,10 +95,13 @@ JUDGE_OPTIONS = options_as(
 
 
 def judged(
-    data: catalog.Data, judging: JudgeOptions, device: Device, profiles: Sequence[str], folder: Path
+    data: catalog.Data, judging: JudgeOptions, device: Device, profiles: Sequence[str], folder: Path, fetch: bool = True
 ) -> catalog.Data:
-    """``data`` with the judges that are named; a server's replies are kept in ``folder``. Raises BenchError."""
-    judge = _judge(judging, folder, device)
+    """``data`` with the judges that are named; a server's replies are kept in ``folder``. Raises BenchError.
+
+    Without ``fetch`` a judge on the hub is only named, and cannot judge.
+    """
+    judge = _judge(judging, folder, device, fetch)
     return replace(
         data,
         device=device,
@@ -106,7 +109,7 @@ def judged(
         judge=judge,
         judge_runs=judging.judge_runs,
         judge_prompt=judging.judge_prompt,
-        vqa_judge=_vqa_judge(judging.vqa_judge, judge, device),
+        vqa_judge=_vqa_judge(judging.vqa_judge, judge, device, fetch),
     )
 
 
@@ -126,7 +129,7 @@ def concerned(judging: JudgeOptions, names: Sequence[str]) -> list[str]:
     return found
 
 
-def _judge(given: JudgeOptions, out: Path, device: Device) -> Chat | None:
+def _judge(given: JudgeOptions, out: Path, device: Device, fetch: bool = True) -> Chat | None:
     """The judge that ``--judge`` names; a server's replies are kept in the run. Raises BenchError."""
     if given.judge_spec is None:
         if given.judge_model or given.judge_prices or given.max_judge_cost is not None:
@@ -139,7 +142,7 @@ def _judge(given: JudgeOptions, out: Path, device: Device) -> Chat | None:
     if kind == "replay":
         return Replay(Path(rest))
     if kind == "local":
-        return LocalModel(*located(rest), torch_device(device))
+        return LocalModel(*_located(rest, fetch), torch_device(device))
     if given.judge_model is None:
         raise BenchError("--judge is the address of a server: name its model with --judge-model")
     return Endpoint(
@@ -152,17 +155,25 @@ def _judge(given: JudgeOptions, out: Path, device: Device) -> Chat | None:
     )
 
 
-def _vqa_judge(spec: str | None, judge: Chat | None, device: Device) -> VqaJudge | None:
+def _located(spec: str, fetch: bool) -> tuple[Path, str]:
+    if fetch or Path(spec).is_dir() or spec.count("/") != 1:  # and so neither is a judge, which is told
+        return located(spec)
+    click.echo(f"the judge {spec} is to be fetched from the hub", err=True)
+    return Path(spec), spec
+
+
+def _vqa_judge(spec: str | None, judge: Chat | None, device: Device, fetch: bool = True) -> VqaJudge | None:
     """The judge that ``--vqa-judge`` names; None is left to the suite. Raises BenchError."""
     if spec is None:
         return None
-    from benchmarks.judges.vqa import ChatVqa, Mplug, ReplayVqa, local_judge
+    from benchmarks.judges.vqa import ChatModelVqa, ChatVqa, Mplug, ReplayVqa, local_judge
 
     kind, _, rest = spec.partition(":")
     if kind == "replay":
         return ReplayVqa(Path(rest))
     if kind == "local":
-        return local_judge(*located(rest), torch_device(device))
+        place, name = _located(rest, fetch)
+        return local_judge(place, name, torch_device(device)) if place.is_dir() else ChatModelVqa(place, name)
     if spec == "mplug":
         return Mplug(device=torch_device(device))
     if spec == "judge" and judge is not None:

@@ -120,6 +120,10 @@ def check_options(spec: str, running: ModelOptions) -> None:
             raise BenchError("--backend vllm is for a stock Qwen2.5-VL alone: name its folder, or owner/name")
         if running.answers_together is not None and kind != "toy":
             raise BenchError("--answers-together is for a BLIP3-o alone")
+        if running.model_profile != "exact" and kind != "toy":
+            raise BenchError("--model-profile is for a BLIP3-o alone")
+    elif running.backend == "vllm" and running.answers_together is not None:
+        raise BenchError("--answers-together is for a BLIP3-o alone: vLLM schedules what it is given")
     if running.max_model_cost is not None and running.model_prices is None and running.image_price is None:
         raise BenchError("--max-model-cost needs --model-prices of openai-chat, or --image-price of openai-images")
 
@@ -274,6 +278,7 @@ def generate(
 
     from benchmarks.images import UNREADABLE, open_image
     from benchmarks.runner import seed_for
+    from model.tensors import CheckpointError
 
     if bool(prompts) == bool(pictures):
         raise BenchError("give one or more prompts, or one or more --image FILE")
@@ -283,15 +288,18 @@ def generate(
     seeds = [seed_for(seed, name) for name in names]
     # One by one: in a group the last bits would depend on how many prompts there are.
     model = load_checkpoint(model_spec, model_profile, device, group=1)
-    if prompts:
-        samples = [Sample(name, prompt, group=name) for name, prompt in zip(names, prompts, strict=True)]
-        images = model.generate(samples, seeds)
-    else:
-        try:
-            seen = [open_image(path).convert("RGB") for path in pictures]
-        except UNREADABLE as error:
-            raise BenchError(f"not a readable image: {error}") from error
-        images = model.reconstruct(seen, seeds) if through == "backbone" else model.decode_images(seen, seeds)
+    try:
+        seen = [open_image(path).convert("RGB") for path in pictures]
+    except UNREADABLE as error:
+        raise BenchError(f"not a readable image: {error}") from error
+    try:
+        if prompts:
+            samples = [Sample(name, prompt, group=name) for name, prompt in zip(names, prompts, strict=True)]
+            images = model.generate(samples, seeds)
+        else:
+            images = model.reconstruct(seen, seeds) if through == "backbone" else model.decode_images(seen, seeds)
+    except CheckpointError as error:  # a part that only this way of drawing reads
+        raise BenchError(str(error)) from error
     for name, image in zip(names, images, strict=True):
         buffer = io.BytesIO()
         image.save(buffer, "PNG")

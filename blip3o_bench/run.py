@@ -123,6 +123,8 @@ def run(
         whole = None if rejudge or stage == "judge" else sorted(names) or None
         _same_as_stored(out, {"suite": suite, "seed": seed, "limit": limit, "benchmarks": whole})
         if rescore or stage == "score":
+            if judging.judge_spec or judging.vqa_judge or judging.detector or judging.clip:
+                raise BenchError("leave the judges out: rules are applied to what was judged")
             _score_stored(out, data, profiles, as_json, rescore)
         else:
             _judge_stored(out, data, profiles, names, judging, running, batch_size, as_json, rejudge)
@@ -130,6 +132,10 @@ def run(
     if grid and not model_spec.startswith("folder:"):
         raise BenchError("--grid tells what the image files of --model folder:DIR are; a model draws single images")
     suite = suite or _default_suite(model_spec)
+    if suite == "toy" and (judging.vqa_judge or judging.detector or judging.clip):
+        raise BenchError("--vqa-judge, --detector and --clip are for real data: the toy suite has judges of its own")
+    if suite == "toy" and {"wise-verified", "wise-legacy"} & set(profiles):
+        raise BenchError("the toy suite's WISE has its own wording, wise-own")
     chosen = selection.named(suite, names)
     models.check_known(model_spec)
     models.check_options(model_spec, running)
@@ -143,7 +149,7 @@ def run(
     )
     if dry_run:
         with TemporaryDirectory() as scratch:
-            data = judges.judged(data, judging, running.device, profiles, Path(scratch))
+            data = judges.judged(data, judging, running.device, profiles, Path(scratch), fetch=bool(calibrate))
             _dry_run(chosen, model_spec, running, data, rewrite, settings, calibrate, as_json, Path(scratch))
         return
     judged = stage != "generate"

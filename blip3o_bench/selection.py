@@ -123,6 +123,6 @@ def samples_of(records: Sequence[RunRecord], data_dir: Path | None) -> dict[str,
         suite = cast(catalog.Suite, record.suite)
         try:
             samples[record.benchmark] = catalog.load(suite, record.benchmark, data_of(record, data_dir)).samples()
-        except BenchError as error:
+        except (BenchError, ModuleNotFoundError) as error:
             click.echo(f"examples of {record.benchmark} come without their prompts: {error}", err=True)
     return samples

@@ -209,7 +209,7 @@ class Run:
         batches = iter(loader)
         left_out: list[tuple[int, str]] = []
         finite = torch.tensor(True, device=accelerator.device)
-        started = time.monotonic()
+        logged, then = first, time.monotonic()
         for step in range(first, recipe.last):
             batch = []
             for _ in range(recipe.accumulation):
@@ -230,8 +230,9 @@ class Run:
                 self.note_unreadable(left_out)
                 left_out = []
             if logging:
-                rate = (done - first) * recipe.batch_size / (time.monotonic() - started)
-                self.report(done, means, norm, rate)
+                now = time.monotonic()
+                self.report(done, means, norm, (done - logged) * recipe.batch_size / (now - then))
+                logged, then = done, now
             if saving:
                 self.save(done)
             if recipe.preview_every and done % recipe.preview_every == 0:

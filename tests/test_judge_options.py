@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import catalog
 from benchmarks.judges.chat import LocalModel
 from benchmarks.judges.vqa import MPLUG, Mplug
 from benchmarks.types import BenchError
@@ -37,3 +38,14 @@ def test_a_judge_is_for_the_benchmarks_that_ask_it() -> None:
     assert judges.concerned(replace(GIVEN, vqa_judge="mplug", clip=Path("clip.pt")), run) == ["geneval", "dpg"]
     with pytest.raises(BenchError, match="or the benchmarks, of geneval, dpg, mmvet, vqav2"):
         judges.concerned(GIVEN, run)
+
+
+@pytest.mark.parametrize(
+    "given", [replace(GIVEN, judge_spec="local:owner/name"), replace(GIVEN, vqa_judge="local:owner/name")]
+)
+def test_a_dry_run_fetches_no_judge(
+    given: judges.JudgeOptions, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(judges, "located", lambda spec: pytest.fail(f"{spec} was fetched"))
+    data = judges.judged(catalog.Data(), given, "cpu", (), tmp_path, fetch=False)
+    assert (data.judge or data.vqa_judge) is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,9 @@ from model.data import Draws, Source
 from model.decoder import SCHEDULER, Decoder, to_latents
 from model.eva_clip import EvaClip, EvaConfig, normalize
 from model.parts.base import Loss, Part, Pixels, per_item, source, subset
-from model.recipe import Recipe, from_table
+from model.recipe import Recipe, RecipeError, from_table
+
+M = TypeVar("M", bound=ModelMixin)
 
 
 class Vae(Part):
@@ -24,8 +26,10 @@ class Vae(Part):
 
     def __init__(self, recipe: Recipe, data: Source) -> None:
         super().__init__()
-        self.vae = AutoencoderKL(**recipe.model)
-        self.prepare = Pixels(int(recipe.model["sample_size"]))
+        if "sample_size" not in recipe.model:
+            raise RecipeError("model: sample_size is missing, the side of the images in pixels")
+        self.vae = built(AutoencoderKL, recipe.model)
+        self.prepare = Pixels(self.vae.config.sample_size)
         self.spread: Tensor
         self.register_buffer("spread", torch.ones(()))
 
@@ -113,7 +117,7 @@ class DecoderPart(Part):
 
     def __init__(self, recipe: Recipe, data: Source) -> None:
         super().__init__()
-        self.unet = UNet2DConditionModel(**recipe.model)
+        self.unet = built(UNet2DConditionModel, recipe.model)
         encoder = checkpoint.load_eva_clip(source(recipe, "eva_clip").folder)
         vae = checkpoint.load_vae(source(recipe, "decoder").folder)
         self.frozen = [encoder, vae]
@@ -148,6 +152,14 @@ class DecoderPart(Part):
 
     def checkpoint_gradients(self) -> None:
         self.unet.enable_gradient_checkpointing()
+
+
+def built(cls: type[M], sizes: Mapping[str, Any]) -> M:
+    """A module of these sizes. RecipeError for what its class does not take."""
+    try:
+        return cls(**sizes)
+    except (TypeError, ValueError, KeyError, IndexError, RuntimeError) as error:
+        raise RecipeError(f"model: {cls.__name__} cannot be built: {error}") from error
 
 
 def save_diffusers(cls: type[ModelMixin], config: Mapping[str, Any], state: Mapping[str, Tensor], folder: Path) -> None:

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from model import train as training
 from model.eva_clip import EvaClip
 from model.generate import load
-from model.recipe import Recipe, RecipeError, learning_rate, read_recipe
+from model.recipe import PartName, Recipe, RecipeError, learning_rate, read_recipe
 from model.train import Average, Examples, slices, train
 from tests.model import tiny
 
@@ -343,6 +343,28 @@ def test_the_eva_clip_part_learns(tmp_path: Path) -> None:
     train(dataclasses.replace(recipe, lr=1e-2, batch_size=8, save_every=100), tmp_path / "work")
     curve = [line["pixels"] for line in losses(tmp_path / "work")]
     assert sum(curve[-20:]) < 0.6 * sum(curve[:20])
+
+
+@pytest.mark.parametrize(
+    ("part", "entry", "message"),
+    [
+        ("vae", {"foo": 1}, "AutoencoderKL cannot be built: .*foo"),
+        ("vae", {"norm_num_groups": 3}, "AutoencoderKL cannot be built"),
+        ("decoder", {"foo": 1}, "UNet2DConditionModel cannot be built: .*foo"),
+    ],
+)
+def test_sizes_that_a_class_does_not_take_are_refused(
+    checkpoint: Path, tmp_path: Path, part: PartName, entry: dict[str, int], message: str
+) -> None:
+    with pytest.raises(RecipeError, match=message):
+        train(tiny.recipe(part, checkpoint, **entry), tmp_path / "work")
+
+
+def test_a_vae_must_know_the_size_of_its_images(tmp_path: Path) -> None:
+    recipe = tiny.recipe("vae", tmp_path)
+    sizes = {name: value for name, value in recipe.model.items() if name != "sample_size"}
+    with pytest.raises(RecipeError, match="sample_size is missing"):
+        train(dataclasses.replace(recipe, model=sizes), tmp_path / "work")
 
 
 def test_learning_rate_warms_up_and_follows_a_cosine() -> None:
