@@ -19,6 +19,7 @@ from blip3o_bench import main, models
 from blip3o_bench.run import _share_cores
 from tests.benchmarks.test_endpoint import serving
 from tests.fakes import FakeAnswerer, FakeBenchmark, FakeGenerator
+from tests.reports.pairs import simple
 
 ROOT = Path(__file__).parents[1]
 
@@ -382,6 +383,20 @@ def test_an_official_results_file_is_reported_with_its_summary_and_intervals(tmp
     (tmp_path / "other.jsonl").write_text("{}\n")
     wrong = call("report", tmp_path / "other.jsonl")
     assert (wrong.exit_code, "line 1 is not a line of GenEval" in wrong.stderr) == (2, True)
+
+
+def test_a_summary_that_cannot_be_written_does_not_end_as_worse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = simple(tmp_path / "run", [1.0, 0.0] * 400)
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    assert call("gate", run, "--baseline", run).exit_code == 0
+    assert call("gate", run, "--baseline", run).exit_code == 0
+    assert (tmp_path / "summary.md").read_text().count("realworldqa") == 2  # appended
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "/dev/null/summary.md")
+    done = call("gate", run, "--baseline", run)
+    assert done.exit_code == 2
+    assert done.stderr.startswith("error: cannot write /dev/null/summary.md")
 
 
 def test_a_fault_of_the_gate_itself_does_not_end_as_worse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
