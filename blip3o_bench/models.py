@@ -164,7 +164,10 @@ def load_model(spec: str, running: ModelOptions, folder: Path) -> Model:
         return _load_other(kind, spec if running.backend == "vllm" else name, running)
     if not Path(spec).is_dir() and kind in plugins.found("models"):
         return plugins.model(kind, name)
-    return load_checkpoint(spec, running.model_profile, running.device, together=running.answers_together)
+    from model.generate import Drawer
+
+    loaded = load_checkpoint(spec, running.model_profile, running.device, together=running.answers_together)
+    return loaded if loaded.sees else Drawer(loaded)
 
 
 def _load_other(kind: str, name: str, running: ModelOptions) -> Model:
@@ -319,9 +322,9 @@ def train(recipe: Path, out: Path | None) -> None:
         training.main(recipe, out)
     except (training.RecipeError, CheckpointError, FloatingPointError) as error:
         raise BenchError(str(error)) from error
-    except OSError as error:  # a full disk, a work folder that cannot be written
-        if error.filename is None:
-            raise
-        raise BenchError(
-            f"{error.filename}: {error.strerror}; mend that, and the same command goes on from the last state"
-        ) from error
+    except (OSError, training.SavingError) as error:  # a full disk, a work folder that cannot be written
+        if isinstance(error, OSError) and error.filename is not None:
+            told = f"{error.filename}: {error.strerror}"
+        else:  # from a process that loads data, with its traceback: the last line is the reason
+            told = str(error).strip().splitlines()[-1]
+        raise BenchError(f"{told}; mend that, and the same command goes on from the last state") from error

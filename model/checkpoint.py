@@ -94,7 +94,7 @@ def read_config(folder: Path) -> tuple[Blip3oConfig, Sampling]:
     try:
         config = Blip3oConfig(data["n_query"], data["design"], DiTConfig(**data["dit"]))
         return config, Sampling(**data["sampling"])
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is not a BLIP3-o configuration: {error}") from error
 
 
@@ -126,7 +126,7 @@ def _sources(folder: Path) -> dict[str, str]:
     config = folder / "config.json"
     if layout(folder) != "ours" or not config.is_file():
         return {}
-    sources: dict[str, str] = read_json(config).get("sources", {})
+    sources: dict[str, str] = read_json(config).get("sources") or {}
     return sources
 
 
@@ -326,8 +326,12 @@ def load_eva_clip(folder: Path, dtype: torch.dtype = torch.float32, device: torc
     part = part_folder(folder, "eva_clip")
     if part != folder / "eva_clip":
         return load_eva_clip(part, dtype, device)
+    try:
+        config = EvaConfig(**read_json(part / "config.json"))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{part / 'config.json'} is not an EVA-CLIP configuration: {error}") from error
     with empty():
-        encoder = EvaClip(EvaConfig(**read_json(part / "config.json")))
+        encoder = EvaClip(config)
     fill(encoder, stored_tensors(part / "model.safetensors"), part / "model.safetensors", dtype=dtype, device=device)
     return encoder
 

@@ -36,6 +36,15 @@ class DiTConfig:
     heads: int = 28
     multiple_of: int = 256
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for sizes that do not fit each other."""
+        if min(self.grid, self.patch_size, self.channels, self.dim, self.layers, self.heads, self.multiple_of) < 1:
+            raise ValueError("sizes start at 1")
+        if self.dim % (4 * self.heads):  # rows and columns rotate pairs of a head's channels
+            raise ValueError(f"dim {self.dim} is not a multiple of 4 x heads {self.heads}")
+        if self.grid % self.patch_size:
+            raise ValueError(f"the map's side {self.grid} is not a multiple of patch_size {self.patch_size}")
+
     @property
     def ffn_width(self) -> int:
         """Two thirds of four times ``dim``, rounded up to a multiple: 4864 in the published model.

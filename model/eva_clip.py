@@ -29,6 +29,17 @@ class EvaConfig:
     mlp_ratio: float = 8.571428571428571
     pool: int = 4
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for sizes that do not fit each other."""
+        if min(self.image_size, self.patch_size, self.width, self.layers, self.head_width, self.pool) < 1:
+            raise ValueError("sizes start at 1")
+        if self.width % self.head_width:
+            raise ValueError(f"width {self.width} is not a multiple of head_width {self.head_width}")
+        if self.image_size % (self.patch_size * self.pool):
+            raise ValueError(
+                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size} x pool {self.pool}"
+            )
+
     @property
     def patches(self) -> int:
         """Patches along one side of the image."""

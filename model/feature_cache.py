@@ -33,10 +33,8 @@ class FeatureCache:
             )
 
     def get(self, key: str) -> Tensor | None:
-        """The features of a key, on the CPU in the dtype that they were put in; None when there are none yet.
-
-        Raises ValueError for a damaged file.
-        """
+        """The features of a key, on the CPU in the dtype that they were put in; None when there are none yet, or when
+        their file is damaged, as by a power cut: then they are computed and put again."""
         path = self._path(key)
         try:
             data = path.read_bytes()
@@ -44,8 +42,8 @@ class FeatureCache:
             return None
         try:
             return safetensors.torch.load(data)["features"]
-        except (SafetensorError, KeyError) as error:
-            raise ValueError(f"{path} is damaged ({error}); delete it") from error
+        except (SafetensorError, KeyError):
+            return None
 
     def put(self, key: str, features: Tensor) -> None:
         """Keep the features of a key, in place of any that are there."""

@@ -30,6 +30,7 @@ from model.decoder import Decoder, to_pixels
 from model.dit import Context
 from model.eva_clip import EvaClip, normalize
 from model.hub import DECODER_FILES, Located, locate
+from model.tensors import CheckpointError
 
 #: ``exact``: float32, the timesteps that training saw. ``upstream``: the published pipeline's arithmetic: float16
 #: backbone and transformer with whole timesteps, bfloat16 decoder, noise drawn on the device in these dtypes; and its
@@ -192,7 +193,10 @@ class Understanding:
         if isinstance(images, UnreadableImageError):
             return images
         text = chat(IMAGE * len(images) + sample.prompt)
-        return self.processor(text=[text], images=[images] if images else None, return_tensors="pt")
+        try:
+            return self.processor(text=[text], images=[images] if images else None, return_tensors="pt")
+        except ValueError as error:  # Qwen's, for an image narrower than 1:200
+            return UnreadableImageError(str(error))
 
     def _in_thread(self, samples: Sequence[Asked]) -> Iterator[BatchFeature | UnreadableImageError]:
         with ThreadPoolExecutor(max_workers=1) as thread:
@@ -315,6 +319,11 @@ class Unified(Understanding):
         self.sampling = sampling
         self.group = group
 
+    @property
+    def sees(self) -> bool:
+        """Whether the backbone takes images, which a language model alone does not."""
+        return hasattr(self.processor, "image_processor")
+
     def describe(self) -> Mapping[str, Any]:
         return {**super().describe(), "sampling": dataclasses.asdict(self.sampling)}
 
@@ -355,6 +364,8 @@ class Unified(Understanding):
 
         The published weights know this one instruction with images; they were not trained to edit.
         """
+        if self.model.backbone.config.model_type != "qwen2_5_vl":
+            raise CheckpointError(f"{self.source.name}: only a Qwen2.5-VL draws an image again through its own eyes")
         text = chat(IMAGE + RECONSTRUCT)
         states: list[Tensor] = []
         for image in images:
@@ -371,8 +382,11 @@ class Unified(Understanding):
     def decode_images(self, images: Sequence[Image.Image], seeds: Sequence[int]) -> list[Image.Image]:
         """Each image from its own EVA-CLIP features: the best that the decoder can do. Guidance leads away from black.
 
-        An image is squeezed to the encoder's size, not cropped. Raises CheckpointError when there is no encoder.
+        An image is squeezed to the encoder's size, not cropped. Raises CheckpointError when there is no encoder, or the
+        decoder does not take its features.
         """
+        if isinstance(self.decoder, AutoencoderKL):
+            raise CheckpointError(f"{self.source.name} draws from a VAE's latents, not from EVA-CLIP's features")
         encoder = self.encoder
         size = encoder.config.image_size
         decoded: list[Image.Image] = []
@@ -438,6 +452,13 @@ class Unified(Understanding):
     def _generator(self, seed: int) -> torch.Generator:
         device = self.device if self.profile == "upstream" else "cpu"
         return torch.Generator(device).manual_seed(seed)
+
+
+class Drawer:
+    """What a model can do whose backbone sees no images: it draws, and answers nothing."""
+
+    def __init__(self, whole: Unified) -> None:
+        self.generate, self.describe = whole.generate, whole.describe
 
 
 def sample_features(

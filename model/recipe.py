@@ -119,7 +119,10 @@ def from_table(cls: type[T], table: Mapping[str, Any], where: str, **given: Any)
     for name, f in fields.items():
         if name not in values and f.default is f.default_factory is dataclasses.MISSING:
             raise RecipeError(f"{where}: entry {name!r} is missing")
-    return cls(**values, **given)
+    try:
+        return cls(**values, **given)
+    except ValueError as error:
+        raise RecipeError(f"{where}: {error}") from error
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:

@@ -36,9 +36,10 @@ from tqdm import tqdm
 from model.data import Example, Source, Unreadable, hash64
 from model.tensors import write_atomic
 
+#: An image that is narrower is of no use, and could take gigabytes at the height that training wants.
+NARROWEST = 200
 #: An epoch shuffles the shards, then the examples of this many shards together: reads stay in a few files at a time.
 WINDOW = 16
-
 #: Lines of a JSONL file that are shuffled as if they were a shard.
 LINES = 8192
 
@@ -69,7 +70,7 @@ def load_source(name: str) -> Source:
         return JsonlSource.open(Path(rest).expanduser())
     try:
         source: Source = getattr(importlib.import_module(kind), rest)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError) as error:  # TypeError: a relative name
         raise ValueError(
             f"no training data source {name!r}; name a function as package.module:function, or files as "
             "webdataset:GLOB.tar or jsonl:FILE"
@@ -217,7 +218,10 @@ def decode(data: bytes) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return Image.open(io.BytesIO(data)).convert("RGB")
+            image = Image.open(io.BytesIO(data))
+            if max(image.size) > NARROWEST * min(image.size):
+                raise ValueError(f"narrower than 1:{NARROWEST}: {image.width} x {image.height} pixels")
+            return image.convert("RGB")
     except UnidentifiedImageError:  # its message is the address of the buffer
         raise ValueError("not an image that Pillow knows") from None
     except Exception as error:  # Pillow's decoders raise whatever they stumble over

@@ -12,12 +12,14 @@ numbers are the same.
     work/step-001000/     state after 1000 steps, complete as soon as it has this name
     work/log.jsonl        losses, gradient norm, learning rate, speed
     work/unreadable.txt   examples that were left out: index, tab, reason
+    work/published.json   the last step whose weights went to the checkpoint folder
     work/previews/        images of the recipe's preview prompts
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib.util
 import json
 import os
@@ -26,7 +28,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, ProjectConfiguration, gather_object
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.fsdp import register_fsdp_forward_method
@@ -50,7 +53,7 @@ from model.parts.generator import Generator
 from model.recipe import CHANGEABLE, PartName, Recipe, RecipeError, learning_rate, read_recipe
 from model.sources import load_mixture
 
-__all__ = ["RecipeError", "main", "train"]
+__all__ = ["RecipeError", "SavingError", "main", "train"]
 
 PARTS: dict[PartName, Callable[[Recipe, Source], Part]] = {
     "vae": Vae,
@@ -61,6 +64,10 @@ PARTS: dict[PartName, Callable[[Recipe, Source], Part]] = {
 }
 #: Engines that spread the weights or the optimizer over processes; they keep no average of the weights.
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
+
+
+class SavingError(Exception):
+    """The state could not be written, as on a full disk; the last whole one is there."""
 
 
 def main(path: Path, work: Path | None = None) -> None:
@@ -94,7 +101,8 @@ def train(recipe: Recipe, work: Path) -> None:
     run = Run(recipe, work, accelerator, part, model, optimizer, average, source.sizes())
     first = run.resume()
     if first == recipe.last:
-        run.publish()  # in case that the run was stopped just before
+        if run.published() != first:  # stopped just before; otherwise what another recipe wrote since would be undone
+            run.publish(first)
     else:
         with attention(accelerator.device, recipe):
             run.loop(first, source)
@@ -328,6 +336,12 @@ class Run:
             tracker.log_images({"preview": row[None]}, step=step, **layout)
 
     def save(self, step: int) -> None:
+        """Write the state and publish its weights. Raises SavingError, or OSError with the file's name."""
+        with _saving(self.work):
+            self.save_state(step)
+            self.publish(step)
+
+    def save_state(self, step: int) -> None:
         """Write the state under another name first, so that a folder called ``step-NNNNNN`` is always whole."""
         accelerator, folder = self.accelerator, self.work / f"step-{step:06d}"
         temporary = folder.with_suffix(".tmp")
@@ -346,15 +360,23 @@ class Run:
         if accelerator.is_main_process:
             os.replace(temporary, folder)
             for old in states(self.work)[: -self.recipe.keep_last]:
-                shutil.rmtree(old)
-        self.publish()
+                os.replace(old, old.with_suffix(".tmp"))  # a name that is not a whole state's while it is deleted
+            for leftover in self.work.glob("step-*.tmp"):
+                shutil.rmtree(leftover)
 
-    def publish(self) -> None:
+    def published(self) -> int:
+        """The last step whose weights are in the checkpoint folder; 0 before the first."""
+        marker = self.work / "published.json"
+        return int(json.loads(marker.read_text())["step"]) if marker.is_file() else 0
+
+    def publish(self, step: int) -> None:
         """Write the trained part into the checkpoint folder, where each file is replaced by a whole one."""
         state = self.accelerator.get_state_dict(self.model)
         if self.accelerator.is_main_process:
             folder = Path(self.recipe.checkpoint)
-            temporary = folder / ".saving"
+            # Of this run alone: another one may save another part into the same folder.
+            own = hashlib.sha256(str(self.work.resolve()).encode()).hexdigest()[:8]
+            temporary = folder / f".saving-{own}"
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
             self.part.save(temporary, state | (self.average.values if self.average else {}))
@@ -363,6 +385,9 @@ class Run:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(file, target)
             shutil.rmtree(temporary)
+            marker = self.work / "published.tmp"
+            marker.write_text(json.dumps({"step": step}))
+            os.replace(marker, marker.with_suffix(".json"))
         self.accelerator.wait_for_everyone()
 
     def resume(self) -> int:
@@ -432,6 +457,19 @@ def states(work: Path) -> list[Path]:
         (path for path in work.glob("step-*") if re.fullmatch(r"step-\d+", path.name)),
         key=lambda path: int(path.name.removeprefix("step-")),
     )
+
+
+@contextmanager
+def _saving(folder: Path) -> Iterator[None]:
+    """SavingError for a disk that does not take what is written: torch and safetensors have errors of their own."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        named = isinstance(error, OSError) and error.filename is not None
+        # torch's writer of archives raises RuntimeError, like much else.
+        if named or (isinstance(error, RuntimeError) and "inline_container" not in str(error)):
+            raise
+        raise SavingError(f"cannot save into {folder}: {str(error).splitlines()[0]}") from error
 
 
 def _lines(path: Path) -> list[str]:

@@ -17,6 +17,7 @@ from benchmarks.judges.chat import Replay
 from benchmarks.types import BenchError
 from blip3o_bench import main, models
 from blip3o_bench.run import _share_cores
+from model.train import SavingError
 from tests.benchmarks.test_endpoint import serving
 from tests.fakes import FakeAnswerer, FakeBenchmark, FakeGenerator
 from tests.reports.pairs import simple
@@ -301,6 +302,8 @@ def test_generate_draws_one_image_per_prompt(tmp_path: Path, generator: FakeGene
     [
         (FloatingPointError("the gradient was not finite"), "the gradient was not finite"),
         (OSError(28, "No space left on device", "runs/x"), "runs/x: No space left on device; mend that"),
+        (SavingError("cannot save into runs/x: enforce fail"), "cannot save into runs/x: enforce fail; mend that"),
+        (OSError("Traceback ...\nOSError: [Errno 5] Input/output error: 'a.tar'"), "OSError: [Errno 5] Input/output"),
     ],
 )
 def test_training_that_cannot_go_on_is_one_line(monkeypatch: pytest.MonkeyPatch, error: Exception, said: str) -> None:

@@ -65,6 +65,13 @@ class GeneratorModel:
     levels: int = 1
     shift: float = 1.0
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for what cannot be."""
+        if min(self.n_query, self.levels) < 1:
+            raise ValueError("n_query and levels start at 1")
+        if not self.shift > 0 or min(self.echo, self.sketch, self.label) < 0:
+            raise ValueError("shift must be positive, and no loss may have a negative weight")
+
 
 @dataclass(frozen=True)
 class Target:
@@ -285,14 +292,15 @@ class Generator(Part):
         return per_item(F.mse_loss(sketched.float(), clean.float().flatten(2).mT, reduction="none")).sum()
 
     def echo_loss(self, condition: Tensor, prompts: Sequence[Tensor]) -> Tensor:
-        """Cross-entropy of the caption's last tokens, each named by one query's state; summed over prompts.
+        """Cross-entropy of the caption's last tokens, each named by one query's state, of which there may be more;
+        summed over prompts.
 
         A large backbone's states tell the words by themselves; a small one has to be taught to pass them on.
         """
-        n_query = condition.shape[1]
-        said = torch.stack([ids[-self.closing - n_query : -self.closing] for ids in prompts])  # [B, n_query]
-        logits = self.model.backbone.lm_head(condition).flatten(0, 1).float()  # [B * n_query, vocabulary]
-        return F.cross_entropy(logits, said.flatten(), reduction="sum") / n_query
+        n = min(condition.shape[1], *(len(ids) - self.closing for ids in prompts))
+        said = torch.stack([ids[-self.closing - n : -self.closing] for ids in prompts])  # [B, n]
+        logits = self.model.backbone.lm_head(condition[:, :n]).flatten(0, 1).float()  # [B * n, vocabulary]
+        return F.cross_entropy(logits, said.flatten(), reduction="sum") / n
 
     @torch.no_grad()
     def features(self, drawings: Sequence[Drawing]) -> Tensor:

@@ -1,5 +1,6 @@
 """The model at work: invariances of drawing and answering, and readable errors for broken checkpoints."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -14,7 +15,9 @@ from PIL import Image
 
 from model import checkpoint as checkpoints
 from model.checkpoint import CheckpointError
-from model.generate import GROUP, Profile, Unified, UnreadableImageError, load, load_answerer
+from model.generate import GROUP, Drawer, Profile, Unified, UnreadableImageError, load, load_answerer
+from model.train import train
+from tests.model import tiny
 
 
 @dataclass(frozen=True)
@@ -255,6 +258,30 @@ def test_an_image_that_does_not_decode_costs_its_own_question_only(checkpoint: P
     assert str(replies[1]) == "OSError: image file is truncated"
     assert isinstance(replies[1], UnreadableImageError)
     assert replies[0] == replies[2] == model.answer([good], [0])[0]
+
+
+@pytest.mark.parametrize("together", [1, 2])
+def test_an_image_too_narrow_for_the_processor_costs_its_own_question_only(checkpoint: Path, together: int) -> None:
+    model = load(str(checkpoint), together=together)
+    narrow, good = Request("?", (partial(Image.new, "RGB", (700, 3)),)), Request("?", (partial(noise_image, 0),))
+    replies = model.answer([narrow, good], [0, 0])
+    assert "aspect ratio" in str(replies[0])
+    assert isinstance(replies[0], UnreadableImageError)
+    assert replies[1] == model.answer([good], [0])[0]
+
+
+def test_a_backbone_without_eyes_only_draws(checkpoint: Path, tmp_path: Path) -> None:
+    """It would answer questions about images that it has not been shown."""
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(checkpoint, folder)
+    language = tiny.llama(checkpoint, tmp_path / "llama")
+    recipe = tiny.recipe("generator", folder)
+    train(dataclasses.replace(recipe, sources={"backbone": str(language)}), tmp_path / "work")
+    model = load(str(folder))
+    assert not model.sees
+    assert not hasattr(Drawer(model), "answer")
+    with pytest.raises(CheckpointError, match=r"only a Qwen2\.5-VL"):
+        model.reconstruct([noise_image(0)], [0])
 
 
 # forking beside other threads is deprecated from Python 3.12 on; torch's data loaders do it everywhere

@@ -180,6 +180,13 @@ def test_decompression_bomb_is_not_decoded(tmp_path: Path, monkeypatch: pytest.M
         source(1, 0)
 
 
+def test_an_image_that_is_all_edge_is_left_out(tmp_path: Path) -> None:
+    """Brought to the height that training wants, it would take gigabytes before the middle is cut out."""
+    path = write_tar(tmp_path / "0.tar", {"k.jpg": picture(1, (603, 3)), "k.txt": b"c"})
+    with pytest.raises(Unreadable, match=r"0\.tar::k\.jpg: .*narrower than 1:200: 603 x 3 pixels"):
+        load_source(f"webdataset:{path}")(1, 0)
+
+
 def test_shards_that_cannot_be_indexed_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no tar file matches '.*/none/\*\.tar'"):
         load_source(f"webdataset:{tmp_path}/none/*.tar")

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.commands.config.config_args import load_config_from_file
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from model import train as training
@@ -124,7 +126,7 @@ def interrupt_while_saving(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def interrupt_while_publishing(monkeypatch: pytest.MonkeyPatch) -> None:
-    def publish(run: training.Run) -> None:
+    def publish(run: training.Run, step: int) -> None:
         if (run.work / "step-000004").exists():
             raise KeyboardInterrupt
 
@@ -343,6 +345,61 @@ def test_the_eva_clip_part_learns(tmp_path: Path) -> None:
     train(dataclasses.replace(recipe, lr=1e-2, batch_size=8, save_every=100), tmp_path / "work")
     curve = [line["pixels"] for line in losses(tmp_path / "work")]
     assert sum(curve[-20:]) < 0.6 * sum(curve[:20])
+
+
+def test_a_finished_recipe_run_again_leaves_newer_weights_alone(tmp_path: Path) -> None:
+    recipe = tiny.recipe("vae", tmp_path / "checkpoint", steps=2)
+    weights = tmp_path / "checkpoint" / "decoder" / "vae" / "diffusion_pytorch_model.safetensors"
+    train(recipe, tmp_path / "first")
+    of_first = weights.read_bytes()
+    train(dataclasses.replace(recipe, seed=2), tmp_path / "second")
+    of_second = weights.read_bytes()
+    train(recipe, tmp_path / "first")
+    assert weights.read_bytes() == of_second != of_first
+    (tmp_path / "first" / "published.json").unlink()  # as if it had been stopped before
+    train(recipe, tmp_path / "first")
+    assert weights.read_bytes() == of_first
+
+
+@pytest.mark.parametrize(
+    ("error", "wanted"),
+    [
+        (RuntimeError("[enforce fail at inline_container.cc:783] PytorchStreamWriter failed"), training.SavingError),
+        (SafetensorError("No space left on device"), training.SavingError),
+        (OSError("No space left on device"), training.SavingError),
+        (OSError(28, "No space left on device", "state"), OSError),
+        (RuntimeError("a fault of ours"), RuntimeError),
+    ],
+)
+def test_a_disk_that_takes_no_more_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, wanted: type[Exception]
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Accelerator, "save_state", full)
+    with pytest.raises(wanted, match=re.escape(str(error))):
+        train(tiny.recipe("vae", tmp_path / "checkpoint"), tmp_path / "work")
+
+
+@pytest.mark.parametrize(
+    ("part", "entry", "message"),
+    [
+        ("generator", {"levels": 0}, "model: n_query and levels start at 1"),
+        ("generator", {"n_query": 0}, "model: n_query and levels start at 1"),
+        ("generator", {"shift": 0.0}, "model: shift must be positive"),
+        ("generator", {"dit": {"dim": 16, "heads": 7}}, "model.dit: dim 16 is not a multiple of 4 x heads 7"),
+        ("generator", {"dit": {"dim": 16, "heads": 2, "multiple_of": 0}}, "model.dit: sizes start at 1"),
+        ("eva_clip", {"pool": 0}, "model: sizes start at 1"),
+        ("eva_clip", {"head_width": 7}, "model: width 8 is not a multiple of head_width 7"),
+        ("eva_clip", {"pool": 3}, "model: image_size 64 is not a multiple of patch_size 16 x pool 3"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(
+    checkpoint: Path, tmp_path: Path, part: PartName, entry: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        train(tiny.recipe(part, checkpoint, **entry), tmp_path / "work")
 
 
 @pytest.mark.parametrize(
