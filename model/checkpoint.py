@@ -255,7 +255,11 @@ def join_vision(language: Path, vision: Path) -> tuple[SiglipLlava, LlavaProcess
     text = AutoModelForCausalLM.from_pretrained(
         language, dtype=torch.float32, local_files_only=True, trust_remote_code=False
     )
-    tower = SiglipVisionModel.from_pretrained(vision, dtype=torch.float32, local_files_only=True)
+    tower, report = SiglipVisionModel.from_pretrained(
+        vision, dtype=torch.float32, local_files_only=True, output_loading_info=True
+    )
+    if absent := sorted(report["missing_keys"]):  # its text tower is not missed
+        raise CheckpointError(f"{vision} lacks {len(absent)} weights of a SigLIP vision tower, such as {absent[0]}")
     tokenizer = AutoTokenizer.from_pretrained(language, local_files_only=True, trust_remote_code=False)
     patches = (tower.config.image_size // tower.config.patch_size) ** 2
     config = LlavaConfig(

@@ -96,6 +96,13 @@ def locate(spec: str, files: Sequence[str] = MODEL_FILES, without: Sequence[str]
     return Located(Path(path), repo, Path(path).name)
 
 
+def pinned(spec: str) -> str:
+    """``owner/name`` with the commit that it means now, without fetching anything; as it is without a connection."""
+    repo, _, revision = spec.partition("@")
+    planned = _dry_run(repo, revision or constants.DEFAULT_REVISION, ("config.json", "*/config.json"), ())
+    return f"{repo}@{planned[0].commit_hash}" if planned else spec
+
+
 def _busy(spec: str, error: HfHubHTTPError) -> CheckpointError:
     status = error.response.status_code
     return CheckpointError(f"{spec}: {constants.ENDPOINT} answered {status}: run the command again later to go on")

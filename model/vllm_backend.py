@@ -50,6 +50,11 @@ class VllmUnderstanding:
         )
 
     @cached_property
+    def _repetition_penalty(self) -> float:
+        path = self.source.folder / "generation_config.json"
+        return float(read_json(path).get("repetition_penalty") or 1.0) if path.is_file() else 1.0
+
+    @cached_property
     def digest(self) -> str:
         return checkpoint.digest(self.source.folder)
 
@@ -80,6 +85,8 @@ class VllmUnderstanding:
                     temperature=decoding.temperature,
                     stop=list(decoding.stop),
                     seed=seed if decoding.temperature > 0 else None,
+                    # transformers takes the checkpoint's by itself; explicit parameters of vLLM have none.
+                    repetition_penalty=self._repetition_penalty,
                 )
             )
         asked = [i for i in range(len(samples)) if i not in replies]

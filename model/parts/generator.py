@@ -23,6 +23,7 @@ from model.decoder import Decoder, to_latents, to_pixels
 from model.eva_clip import EvaClip, normalize
 from model.feature_cache import FeatureCache
 from model.generate import sample_features
+from model.hub import pinned
 from model.parts.backbone import Conversation, Converse, answer_loss, answer_tokens, given, label_tokens, tied
 from model.parts.base import Loss, Part, per_item, source, subset
 from model.recipe import Recipe, RecipeError, SourceName, from_table
@@ -159,6 +160,12 @@ class Generator(Part):
         used: list[SourceName] = ["backbone", "eva_clip"] if clip else ["backbone", "decoder"]
         used += ["decoder"] if clip and recipe.preview_every else []
         self.sources = {name: source(recipe, name) for name in used}
+        # What is not read here is named in the checkpoint all the same, and must not be another tomorrow.
+        self.unread: dict[SourceName, str] = {
+            name: pinned(spec)
+            for name, spec in recipe.sources.items()
+            if name in ("decoder", "eva_clip") and name not in used and not Path(spec).is_dir()
+        }
         if clip:
             self.target = clip_target(checkpoint.load_eva_clip(self.sources["eva_clip"].folder, dtype))
         elif table.image_size:
@@ -365,7 +372,7 @@ class Generator(Part):
                 if not Path(spec).samefile(folder):
                     found[name] = str(Path(spec).resolve())
             else:
-                found[name] = self.sources[name].name if name in self.sources else spec
+                found[name] = self.sources[name].name if name in self.sources else self.unread[name]
         return found
 
     def checkpoint_gradients(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,6 +30,7 @@ class SamplingParams:
     temperature: float = 1.0
     stop: list[str] | None = None
     seed: int | None = None
+    repetition_penalty: float = 1.0
 
 
 @dataclass
@@ -121,3 +124,13 @@ def test_a_blip3o_is_refused_before_anything_is_loaded(vllm: list[Llm], checkpoi
     with pytest.raises(CheckpointError, match="is no stock Qwen"):
         VllmUnderstanding(str(checkpoint))
     assert vllm == []
+
+
+def test_the_checkpoints_repetition_penalty_holds(vllm: list[Llm], backbone: Path, tmp_path: Path) -> None:
+    """transformers merges generation_config.json by itself."""
+    shutil.copytree(backbone, tmp_path / "model")
+    path = tmp_path / "model" / "generation_config.json"
+    for told, penalty in (({"repetition_penalty": 1.05}, 1.05), ({}, 1.0)):
+        path.write_text(json.dumps(told))
+        VllmUnderstanding(str(tmp_path / "model")).answer([Request("?")], [0])
+        assert vllm[-1].calls[-1][1][0].repetition_penalty == penalty
