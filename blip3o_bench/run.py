@@ -134,6 +134,8 @@ def run(
     suite = suite or _default_suite(model_spec)
     if suite == "toy" and (judging.vqa_judge or judging.detector or judging.clip):
         raise BenchError("--vqa-judge, --detector and --clip are for real data: the toy suite has judges of its own")
+    if suite == "toy" and grid:
+        raise BenchError("the toy suite's DPG-Bench takes single images: leave --grid out")
     if suite == "toy" and {"wise-verified", "wise-legacy"} & set(profiles):
         raise BenchError("the toy suite's WISE has its own wording, wise-own")
     chosen = selection.named(suite, names)

@@ -83,6 +83,10 @@ def test_help_needs_neither_torch_nor_numpy() -> None:
         (["run", "--judge-model", "m"], "--judge-model, --judge-prices and --max-judge-cost belong to --judge"),
         (["report", "docs/img/report.png"], "cannot read docs/img/report.png: "),
         (["report", "docs/img/report.png", "--json"], "only the summary is printed: give no option"),
+        (
+            ["run", "dpg", "--suite", "toy", "--model", "folder:x", "--grid", "64"],
+            "takes single images: leave --grid out",
+        ),
         (["run", "--detector", "here"], "the toy suite has judges of its own"),
         (["run", "--profile", "wise-legacy"], "the toy suite's WISE has its own wording"),
         (["run", "--model", "oracle", "--model-profile", "upstream"], "--model-profile is for a BLIP3-o alone"),
