@@ -53,6 +53,9 @@ from model.tensors import save_tensors as save_tensors
 PartName = Literal["backbone", "decoder", "eva_clip"]
 Layout = Literal["ours", "published", "backbone alone"]
 
+#: Endings of the files that a model, its processor or its tokenizer is read from.
+READ = frozenset({".safetensors", ".bin", ".json", ".txt", ".jinja", ".model"})
+
 
 class Generation(nn.Module):
     """The generator's own part, under the names of ``generator.safetensors``: all that the published model trained."""
@@ -395,14 +398,16 @@ def check_scheduler(path: Path) -> None:
 
 
 def digest(folder: Path) -> str:
-    """sha256 over the names and bytes of all files of the checkpoint, in name order; hidden ones are a tool's notes.
+    """sha256 over the names and bytes of all files that models are read from, in name order.
 
+    Others, such as a README that another program fetched into the hub's cache, change no number; hidden ones are a
+    tool's notes.
     Parts in another local folder count as well. One on the hub is told by the name and commit in config.json.
     """
     total = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
-        if path.is_file() and not any(part.startswith(".") for part in name.parts):
+        if path.suffix in READ and path.is_file() and not any(part.startswith(".") for part in name.parts):
             total.update(str(name).encode() + b"\0")
             with path.open("rb") as file:
                 total.update(hashlib.file_digest(file, "sha256").digest())

@@ -414,6 +414,12 @@ class Run:
                     f"data: {name} had {before} examples when {self.work} was begun and has {size} now, which would "
                     "repeat some and skip others; restore it, or choose another --out folder"
                 )
+        for name, now in here["sources"].items():
+            if (then := stored.get("sources", {}).get(name, now)) != now:
+                raise RecipeError(
+                    f"{self.work} was begun with {then}, and the recipe's {name} is {now} by now: "
+                    f"name that commit in the recipe, as {then}"
+                )
         for name in ("processes", "engine"):
             if stored[name] != here[name]:
                 raise RecipeError(
@@ -426,12 +432,14 @@ class Run:
         return step
 
     def stamp(self) -> dict[str, Any]:
-        """What a state goes on with: recipe, examples, number of processes, and who spreads the weights over them."""
+        """What a state goes on with: recipe, examples, commits on the hub, number of processes, and who spreads the
+        weights over them."""
         recipe = json.loads(json.dumps(dataclasses.asdict(self.recipe)))
         engine = self.accelerator.distributed_type
         return {
             "recipe": recipe,
             "examples": dict(self.sizes),
+            "sources": {name: found.name for name, found in self.part.sources.items() if found.repo},
             "processes": self.accelerator.num_processes,
             "engine": engine.value if engine in SHARDED else "none",
         }

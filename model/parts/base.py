@@ -41,6 +41,8 @@ class Part(nn.Module):
         super().__init__()
         #: In a list, which nn.Module does not look into.
         self.frozen: list[nn.Module] = []
+        #: Where the parts that it is built upon were found.
+        self.sources: dict[SourceName, Located] = {}
         self.device, self.dtype = torch.device("cpu"), torch.float32
 
     def place(self, device: torch.device, dtype: torch.dtype) -> None:

@@ -360,7 +360,8 @@ def test_the_digest_is_of_names_and_bytes(tmp_path: Path) -> None:
     save(tmp_path / "a")
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     (tmp_path / "b" / ".cache").mkdir()
-    (tmp_path / "b" / ".cache" / "notes").write_text("of a download tool")
+    (tmp_path / "b" / ".cache" / "notes.json").write_text("of a download tool")
+    (tmp_path / "b" / "README.md").write_text("fetched by another program")
     first = checkpoint.digest(tmp_path / "a")
     assert checkpoint.digest(tmp_path / "b") == first
     (tmp_path / "b" / "config.json").rename(tmp_path / "b" / "other.json")

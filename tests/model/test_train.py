@@ -22,6 +22,8 @@ from safetensors.torch import load_file
 from model import train as training
 from model.eva_clip import EvaClip
 from model.generate import load
+from model.hub import Located
+from model.parts import generator as generator_part
 from model.recipe import PartName, Recipe, RecipeError, learning_rate, read_recipe
 from model.train import Average, Examples, slices, train
 from tests.model import tiny
@@ -345,6 +347,24 @@ def test_the_eva_clip_part_learns(tmp_path: Path) -> None:
     train(dataclasses.replace(recipe, lr=1e-2, batch_size=8, save_every=100), tmp_path / "work")
     curve = [line["pixels"] for line in losses(tmp_path / "work")]
     assert sum(curve[-20:]) < 0.6 * sum(curve[:20])
+
+
+def test_a_part_on_the_hub_must_be_at_the_same_commit(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(checkpoint, folder)
+    commits = iter(["one", "two", "one"])
+
+    def found(recipe: Recipe, name: str) -> Located:
+        return Located(folder, "someone/model", next(commits)) if name == "eva_clip" else Located(folder)
+
+    monkeypatch.setattr(generator_part, "source", found)
+    recipe = tiny.recipe("generator", folder, steps=2)
+    train(recipe, tmp_path / "work")
+    with pytest.raises(RecipeError, match=r"with someone/model@one, .* eva_clip is someone/model@two"):
+        train(recipe, tmp_path / "work")
+    train(recipe, tmp_path / "work")
 
 
 def test_a_finished_recipe_run_again_leaves_newer_weights_alone(tmp_path: Path) -> None:
