@@ -129,10 +129,10 @@ def test_sensitivity_stops_asking_for_what_was_noticed(tmp_path: Path, monkeypat
 def test_a_complete_run_of_other_weights_is_not_reused(tmp_path: Path) -> None:
     weights, run = tmp_path / "weights", tmp_path / "run"
     weights.mkdir()
-    (weights / "a").write_text("new")
+    (weights / "a.safetensors").write_text("new")
     old = replace(record("geneval", []), model={"sha256": digest(weights)})
     store_run(run, [old])
     blip3o_toy._run(run, str(weights), list, 0)
-    (weights / "a").write_text("newer")
+    (weights / "a.safetensors").write_text("newer")
     with pytest.raises(BenchError, match="other weights"):
         blip3o_toy._run(run, str(weights), list, 0)
