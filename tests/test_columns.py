@@ -47,11 +47,16 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Mumbling:
     return model
 
 
+def expect(monkeypatch: pytest.MonkeyPatch, option: str, value: float) -> None:
+    """Another default of the judges' client, which the command line does not set."""
+    monkeypatch.setitem(cast(dict[str, object], Endpoint.__init__.__kwdefaults__), option, value)
+
+
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A judge, of whom a client expects little patience."""
-    for option, value in (("timeout", 0.3), ("attempts", 2), ("backoff", 0.01)):
-        monkeypatch.setitem(cast(dict[str, object], Endpoint.__init__.__kwdefaults__), option, value)
+    for option, value in (("timeout", 10.0), ("attempts", 2), ("backoff", 0.01)):
+        expect(monkeypatch, option, value)
     with in_thread(Server()) as server:
         yield server
 
@@ -85,11 +90,21 @@ def overall(done: Result) -> dict[str, Any]:
     ids=["500", "timeout", "no completion", "empty", "garbage", "2"],
 )
 def test_a_judge_that_fails_leaves_its_questions_missing_with_the_reason(
-    model: Mumbling, server: Server, tmp_path: Path, column: str, act: Act, reason: str, read: bool
+    model: Mumbling,
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    column: str,
+    act: Act,
+    reason: str,
+    read: bool,
 ) -> None:
     """And the next start asks again what had no reply; an unreadable one is a reply, and was paid."""
     server.usual = act
-    metric = overall(run(column, tmp_path, server))
+    with monkeypatch.context() as impatient:
+        if act.seconds:
+            expect(impatient, "timeout", 0.3)
+        metric = overall(run(column, tmp_path, server))
     answered, asked = model.answered, len(server.asked)
     assert answered >= LIMIT
     assert (metric["value"], metric["low"], metric["n"], metric["missing"]) == (None, None, 0, answered)
