@@ -13,6 +13,7 @@ from benchmarks.judges.chat import LocalModel
 from benchmarks.judges.vqa import MPLUG, Mplug
 from benchmarks.types import BenchError
 from blip3o_bench import judges
+from model.generate import Device
 
 NONE: dict[str, Any] = dict.fromkeys(field for field in judges.JudgeOptions.__dataclass_fields__)
 GIVEN = judges.JudgeOptions(**NONE)
@@ -26,8 +27,9 @@ def test_mplug_is_the_published_model_on_the_device_that_was_asked_for() -> None
 
 def test_a_local_judge_runs_on_the_device_that_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(judges, "torch_device", lambda asked: {"cpu": "cpu", "auto": "cuda"}[asked])
-    for asked, place in (("cpu", "cpu"), ("auto", "cuda")):
-        judge = judges._judge(replace(GIVEN, judge_spec=f"local:{tmp_path}"), tmp_path, asked)  # type: ignore[arg-type]
+    places: tuple[tuple[Device, str], ...] = (("cpu", "cpu"), ("auto", "cuda"))
+    for asked, place in places:
+        judge = judges._judge(replace(GIVEN, judge_spec=f"local:{tmp_path}"), tmp_path, asked)
         assert isinstance(judge, LocalModel)
         assert judge.device == place
 

@@ -405,6 +405,9 @@ def test_a_disk_that_takes_no_more_is_told(
 @pytest.mark.parametrize(
     ("part", "entry", "message"),
     [
+        ("vae", {"foo": 1}, "AutoencoderKL.__init__() got an unexpected keyword argument 'foo'"),
+        ("vae", {"norm_num_groups": 3}, "model: AutoencoderKL cannot be built: "),
+        ("decoder", {"foo": 1}, "UNet2DConditionModel.__init__() got an unexpected keyword argument 'foo'"),
         ("generator", {"levels": 0}, "model: n_query and levels start at 1"),
         ("generator", {"n_query": 0}, "model: n_query and levels start at 1"),
         ("generator", {"shift": 0.0}, "model: shift must be positive"),
@@ -419,21 +422,6 @@ def test_sizes_that_do_not_fit_are_refused(
     checkpoint: Path, tmp_path: Path, part: PartName, entry: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(RecipeError, match=re.escape(message)):
-        train(tiny.recipe(part, checkpoint, **entry), tmp_path / "work")
-
-
-@pytest.mark.parametrize(
-    ("part", "entry", "message"),
-    [
-        ("vae", {"foo": 1}, "AutoencoderKL cannot be built: .*foo"),
-        ("vae", {"norm_num_groups": 3}, "AutoencoderKL cannot be built"),
-        ("decoder", {"foo": 1}, "UNet2DConditionModel cannot be built: .*foo"),
-    ],
-)
-def test_sizes_that_a_class_does_not_take_are_refused(
-    checkpoint: Path, tmp_path: Path, part: PartName, entry: dict[str, int], message: str
-) -> None:
-    with pytest.raises(RecipeError, match=message):
         train(tiny.recipe(part, checkpoint, **entry), tmp_path / "work")
 
 
