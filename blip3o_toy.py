@@ -144,6 +144,7 @@ def _run(
     Raises BenchError for a complete run of other weights.
     """
     from benchmarks import runner, store
+    from benchmarks.work import Part, Settings
     from model.checkpoint import digest
 
     if (folder / "run.json").is_file():
@@ -152,7 +153,7 @@ def _run(
             raise BenchError(f"{folder} was run with other weights than {model} has now; delete it")
         return
     loaded = changed(load_checkpoint(model, "exact", "cpu", together=8))
-    runner.run(folder, benchmarks(), loaded, runner.Settings("toy", seed, limit), runner.Part())
+    runner.run(folder, benchmarks(), loaded, Settings("toy", seed, limit), Part())
 
 
 def _one_prompt(model: str, folder: Path, count: int = 16) -> None:
@@ -207,7 +208,7 @@ def _damaged(kind: Kind, model: Unified) -> Unified:
 @click.option("--out", type=FILE, default=HERE / "docs" / "img" / "toy_contact_sheet.png")
 def contact_sheet(model: str, out: Path) -> None:
     """Draw 64 images of the toy suite's prompts on one picture; what is held out of training is marked."""
-    from benchmarks.runner import seed_for
+    from benchmarks.predicting import seed_for
     from benchmarks.shapes.sheet import Tile, drawn_sheet, is_held_out, rows_of
 
     samples = {benchmark.name: benchmark.samples() for benchmark in _columns(("geneval", "dpg", "wise"))}
@@ -286,6 +287,7 @@ def _held_out(checkpoint: Path, weights: Path, recipes: Path, examples: int) -> 
     from benchmarks import runner
     from benchmarks.shapes import held_out as judged
     from benchmarks.shapes.training import understanding
+    from benchmarks.work import Part, Settings
     from model import held_out
     from model.recipe import read_recipe
 
@@ -298,8 +300,8 @@ def _held_out(checkpoint: Path, weights: Path, recipes: Path, examples: int) -> 
         ("VQAv2 answers", "vqav2", model),
     ):
         with TemporaryDirectory() as folder:
-            settings = runner.Settings("toy", limit=examples)
-            records = runner.run(Path(folder), _columns([benchmark]), drawn_by, settings, runner.Part())
+            settings = Settings("toy", limit=examples)
+            records = runner.run(Path(folder), _columns([benchmark]), drawn_by, settings, Part())
         assert records is not None
         overall = records[0].metrics[0]
         if overall.value is not None:

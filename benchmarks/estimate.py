@@ -14,9 +14,11 @@ from scipy import special
 
 from benchmarks import catalog, datasets, runner, store
 from benchmarks.judges.vqa import ChatVqa
+from benchmarks.limit import limited
 from benchmarks.needs import NEEDS
 from benchmarks.subset import Subset, drawn
-from benchmarks.types import BenchError, Benchmark, Json, Metric, Prediction, Sample, Score, Verdict
+from benchmarks.types import BenchError, Benchmark, Json, Metric, Model, Prediction, Sample, Score, Verdict
+from benchmarks.work import Part, Settings
 
 #: Samples and groups of the scored splits, as their publishers count them; None where they do not.
 PUBLISHED: Mapping[str, tuple[int, int | None]] = {
@@ -89,7 +91,7 @@ def estimate(
     samples: int
     groups: int | None
     if benchmark is not None:
-        chosen = runner.limited(benchmark.samples(), limit)
+        chosen = limited(benchmark.samples(), limit)
         samples, groups = len(chosen), len({sample.group for sample in chosen})
     else:
         samples, groups = _published(suite, "dpg_grid" if name == "dpg" and data.grid else name, limit)
@@ -182,13 +184,11 @@ class _Timed(Subset):
         return [Score(sample.id, sample.group, sample.stratum, None) for sample in samples], []
 
 
-def calibrated(
-    plan: Estimate, benchmark: Benchmark, model: runner.Model, settings: runner.Settings, samples: int
-) -> Estimate:
+def calibrated(plan: Estimate, benchmark: Benchmark, model: Model, settings: Settings, samples: int) -> Estimate:
     """``plan`` with time and disk: about so many samples are run, judged and thrown away."""
     timed = _Timed(benchmark, samples)
     with TemporaryDirectory() as temporary:
-        runner.run(Path(temporary), [timed], model, replace(settings, limit=None), runner.Part())
+        runner.run(Path(temporary), [timed], model, replace(settings, limit=None), Part())
         folder = Path(temporary) / benchmark.name
         made = list(store.read_predictions(folder).values())
         images = [(folder / one.image).stat().st_size for one in made if one.image is not None]

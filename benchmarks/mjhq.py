@@ -32,8 +32,8 @@ from benchmarks import frechet
 from benchmarks.judges.color import ColorSpec
 from benchmarks.judges.inception import Clip, Extractor, Inception, Opener, Pixels, Seen, extract, read_image
 from benchmarks.paths import within
-from benchmarks.runner import Part, log
 from benchmarks.types import BenchError, Json, Metric, Prediction, Sample, Score, Verdict
+from benchmarks.work import Part, log
 
 #: Seed of the kernel distance's subsets and of FID-infinity's; officially there is none.
 SEED = 0

@@ -6,49 +6,16 @@ that nothing is missing any more writes the merged files; two may do so at once,
 
 from __future__ import annotations
 
-import gc
-import hashlib
-import io
-import os
-import signal
-import sys
-import threading
-import time
-from collections import abc
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
-from itertools import islice
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, cast, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-from tqdm import tqdm
-
-from benchmarks import environment, store
-from benchmarks.types import (
-    Answerer,
-    BenchError,
-    Benchmark,
-    Generator,
-    Json,
-    JudgeError,
-    Metric,
-    Prediction,
-    RunRecord,
-    Sample,
-    Score,
-    Verdict,
-    printable,
-)
-
-Model = Generator | Answerer
-
-#: Images of a batch that are encoded and flushed to the disk at a time. One of 1024 x 1024 pixels takes 0.06 s.
-STORED_TOGETHER = 8
-
-#: Seconds that a judge may take for each sample of a batch. A first one may load weights.
-JUDGE_TIMEOUT = 600.0
+from benchmarks import environment, judging, predicting, store
+from benchmarks.limit import limited
+from benchmarks.types import BenchError, Benchmark, Json, Metric, Model, Prediction, RunRecord, Sample, Score, Verdict
+from benchmarks.work import JUDGE_TIMEOUT, Part, Settings, log
 
 
 class IncompleteError(BenchError):
@@ -56,101 +23,10 @@ class IncompleteError(BenchError):
 
 
 @runtime_checkable
-class LongestFirst(Protocol):
-    """A benchmark that knows which of its samples take long, and which are alike, without opening their images."""
-
-    def longest_first(self, samples: Sequence[Sample]) -> list[Sample]: ...
-
-
-@runtime_checkable
 class DescribesJudge(Protocol):
     """A benchmark that needs its judge's weights in order to describe it, and leaves it out of ``describe``."""
 
     def describe_judge(self) -> Json: ...
-
-
-@runtime_checkable
-class JudgesMany(Protocol):
-    """A benchmark whose judge looks at so many samples at once, where ``--batch-size`` is smaller."""
-
-    @property
-    def judged_together(self) -> int: ...
-
-
-@runtime_checkable
-class ReadsAhead(Protocol):
-    """A model that prepares samples while it answers others."""
-
-    def ahead(self, samples: Sequence[Sample], workers: int) -> AbstractContextManager[None]:
-        """Within it, ``answer`` is called with ``samples`` in their order; ``workers`` processes prepare them."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """The samples of one process: ``samples[rank::world]``."""
-
-    rank: int = 0
-    world: int = 1
-
-    @staticmethod
-    def from_environment(variables: Mapping[str, str] = os.environ) -> Part:
-        """RANK and WORLD_SIZE as torchrun sets them; one process without them. Raises BenchError on nonsense."""
-        rank, world = variables.get("RANK", "0"), variables.get("WORLD_SIZE", "1")
-        if not (rank.isdecimal() and world.isdecimal() and int(rank) < int(world)):
-            raise BenchError(f"RANK={rank} and WORLD_SIZE={world} do not fit; RANK must be one of 0 ... WORLD_SIZE - 1")
-        return Part(int(rank), int(world))
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to run. The batch size and the ``workers``, processes that prepare images for a model, change no number.
-
-    ``judge_timeout`` is in seconds per sample, 0 without limit.
-    """
-
-    suite: str
-    seed: int = 0
-    limit: int | None = None
-    batch_size: int = 8
-    workers: int = 0
-    judge_timeout: float = JUDGE_TIMEOUT
-
-
-def seed_for(base_seed: int, sample_id: str) -> int:
-    """The seed of a sample in [0, 2**63): a hash of the base seed and the id, and of nothing else."""
-    digest = hashlib.sha256(f"{base_seed}/{sample_id}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
-
-
-def limited(samples: Sequence[Sample], limit: int | None) -> list[Sample]:
-    """About the first ``limit`` samples: whole groups, taken in turn from each stratum until there are enough.
-
-    In turn, because benchmark files are sorted by stratum: the first 24 samples of GenEval are all of one tag.
-    A group counts to the stratum of its first sample. Samples stay in order, and a smaller limit takes a subset.
-    """
-    if limit is None:
-        return list(samples)
-    if limit < 1:
-        raise BenchError(f"--limit must be at least 1, not {limit}")
-    sizes: dict[str, int] = {}
-    strata: dict[str, list[str]] = {}
-    for sample in samples:
-        if sample.group not in sizes:
-            strata.setdefault(sample.stratum, []).append(sample.group)
-        sizes[sample.group] = sizes.get(sample.group, 0) + 1
-    chosen: set[str] = set()
-    total = 0
-    for group in _in_turn(list(strata.values())):
-        if total >= limit:
-            break
-        chosen.add(group)
-        total += sizes[group]
-    return [sample for sample in samples if sample.group in chosen]
-
-
-def _in_turn(queues: Sequence[Sequence[str]]) -> Iterator[str]:
-    for position in range(max(map(len, queues), default=0)):
-        yield from (queue[position] for queue in queues if position < len(queue))
 
 
 def run(
@@ -186,7 +62,7 @@ def generate(root: Path, benchmarks: Sequence[Benchmark], model: Model, settings
     missing = 0
     for benchmark in benchmarks:
         samples = _samples(benchmark, settings.limit)
-        _predict(root / benchmark.name, benchmark, model, samples[part.rank :: part.world], settings, part)
+        predicting.predict(root / benchmark.name, benchmark, model, samples[part.rank :: part.world], settings, part)
         missing += len(_unpredicted(root / benchmark.name, samples))
     return missing
 
@@ -209,7 +85,7 @@ def judge(
     missing = 0
     for benchmark in benchmarks:
         folder, asked = root / benchmark.name, samples[benchmark.name]
-        _judge(folder, spec, benchmark, asked[part.rank :: part.world], batch_size, part, timeout)
+        judging.judge(folder, spec, benchmark, asked[part.rank :: part.world], batch_size, part, timeout)
         missing += len(_unjudged(folder, asked))
         if failed := [error for error in store.read_errors(folder, Verdict).values() if error is not None]:
             log(f"{benchmark.name}: {len(failed)} verdicts are errors, to be tried again by this command: {failed[0]}")
@@ -304,8 +180,8 @@ def _do(
     for benchmark in benchmarks:
         folder, own = root / benchmark.name, samples[benchmark.name][part.rank :: part.world]
         if model is not None:
-            _predict(folder, benchmark, model, own, settings, part)
-        _judge(folder, spec, benchmark, own, settings.batch_size, part, settings.judge_timeout)
+            predicting.predict(folder, benchmark, model, own, settings, part)
+        judging.judge(folder, spec, benchmark, own, settings.batch_size, part, settings.judge_timeout)
         with suppress(IncompleteError):
             metrics[benchmark.name] = merge(folder, benchmark, samples[benchmark.name])
     incomplete: list[str] = []
@@ -451,244 +327,3 @@ def _samples(benchmark: Benchmark, limit: int | None) -> list[Sample]:
     if len({sample.id for sample in samples}) != len(samples):
         raise ValueError(f"{benchmark.name} has two samples with one id")
     return samples
-
-
-def _predict(
-    folder: Path, benchmark: Benchmark, model: Model, own: Sequence[Sample], settings: Settings, part: Part
-) -> None:
-    with store.Shard(store.shard_path(folder, Prediction, part.rank)) as shard:
-        stored = store.read_errors(folder, Prediction)
-        pending = [sample for sample in own if sample.id not in stored or stored[sample.id] is not None]
-        if isinstance(benchmark, LongestFirst):
-            pending = benchmark.longest_first(pending)
-        if pending:
-            store.note_environment(folder.parent, environment.current(), "generate")
-        done, size = 0, settings.batch_size
-        with _progress(f"{benchmark.name}: predict", len(own), len(pending), part) as advance:
-            while done < len(pending):
-                with closing(_in_batches(folder, benchmark, model, pending[done:], size, settings)) as batches:
-                    for rows in batches:
-                        if isinstance(rows, str):
-                            size = _halved(folder, benchmark, min(size, len(pending) - done), rows)
-                        else:
-                            shard.append(rows)
-                            advance(len(rows))
-                            done += len(rows)
-
-
-def _in_batches(
-    folder: Path, benchmark: Benchmark, model: Model, samples: Sequence[Sample], size: int, settings: Settings
-) -> abc.Generator[list[Prediction] | str, None, None]:
-    """What ``_predictions`` returns for one batch after another, up to the first that is too large: what a model has
-    read ahead is of no use from there on."""
-    with _ahead(benchmark, model, samples, settings.workers):
-        for batch in _batches(samples, size):
-            rows = _predictions(folder, benchmark, model, batch, settings.seed)
-            yield rows
-            if isinstance(rows, str):
-                return
-
-
-def _halved(folder: Path, benchmark: Benchmark, samples: int, said: str) -> int:
-    """The size to go on with after a batch of so many ``samples`` that the memory did not hold, which is recorded."""
-    store.note_out_of_memory(folder.parent, benchmark.name, samples, said)
-    log(f"{benchmark.name}: no memory for {samples} samples together, on with {samples // 2}: {said}")
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return samples // 2
-
-
-def _ahead(benchmark: Benchmark, model: Model, samples: Sequence[Sample], workers: int) -> AbstractContextManager[None]:
-    if benchmark.task == "answer" and samples and isinstance(model, ReadsAhead):
-        return model.ahead(samples, workers)
-    return nullcontext()
-
-
-def _predictions(
-    folder: Path, benchmark: Benchmark, model: Model, batch: Sequence[Sample], seed: int
-) -> list[Prediction] | str:
-    """One per sample; or, of several samples that the memory does not hold together, what the model said."""
-    seeds = [seed_for(seed, sample.id) for sample in batch]
-    start = time.perf_counter()
-    results = _results(benchmark, model, batch, seeds)
-    seconds = (time.perf_counter() - start) / len(batch)
-    if isinstance(results, str):
-        return results if len(batch) > 1 else [Prediction(batch[0].id, seeds[0], seconds, error=results)]
-    made = [
-        (Prediction(sample.id, own_seed, seconds), result)
-        for sample, own_seed, result in zip(batch, seeds, results, strict=True)
-    ]
-    if benchmark.task == "answer":
-        return [_prediction(folder, blank, result) for blank, result in made]
-    with ThreadPoolExecutor(STORED_TOGETHER) as threads:
-        return list(threads.map(lambda one: _prediction(folder, *one), made))
-
-
-def _results(
-    benchmark: Benchmark, model: Model, batch: Sequence[Sample], seeds: Sequence[int]
-) -> Sequence[object] | str:
-    """What the model returns, or what it says where it has not the memory."""
-    try:
-        if benchmark.task == "generate":
-            return cast(Generator, model).generate(batch, seeds)
-        return cast(Answerer, model).answer(batch, seeds)
-    except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        return _message(error)
-
-
-def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
-    """torch.OutOfMemoryError is a RuntimeError; torch's CPU allocator, CUDA and cuBLAS raise a plain one."""
-    said = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or any(text in str(error) for text in said)
-    )
-
-
-def _prediction(folder: Path, blank: Prediction, result: object) -> Prediction:
-    """Store what the model returned for one sample: the artefact now, so that its record may follow."""
-    if isinstance(result, Exception):
-        return replace(blank, error=_message(result))
-    if isinstance(result, str):
-        return replace(blank, text=result, sha256=hashlib.sha256(result.encode("utf-8", "surrogatepass")).hexdigest())
-    if isinstance(result, Path):
-        try:
-            data, suffix = _checked_file(result)
-        except Exception as error:  # a decoder may raise anything on somebody else's damaged file
-            return replace(blank, error=f"{result} is not a readable image: {_message(error)}")
-    else:
-        data, suffix = _png(result), ".png"
-    image = store.write_image(folder, blank.id, data, suffix)
-    return replace(blank, image=image, sha256=hashlib.sha256(data).hexdigest())
-
-
-def _checked_file(path: Path) -> tuple[bytes, str]:
-    """The bytes of an image file that decodes to its last pixel, and the suffix of its format."""
-    from benchmarks.images import open_image
-
-    data = path.read_bytes()
-    with open_image(io.BytesIO(data)) as image:
-        image.load()
-        return data, f".{(image.format or path.suffix.lstrip('.')).lower()}"
-
-
-def _png(result: object) -> bytes:
-    from PIL import Image
-
-    if not isinstance(result, Image.Image):
-        raise TypeError(f"a model returned {type(result).__name__}; it must be an image, a path, a text or an error")
-    buffer = io.BytesIO()
-    # zlib's default, 6, takes four times as long, and saves a fifth of the bytes at most.
-    result.save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
-
-
-def _judge(
-    folder: Path,
-    spec: store.RunSpec,
-    benchmark: Benchmark,
-    own: Sequence[Sample],
-    batch_size: int,
-    part: Part,
-    timeout: float,
-) -> None:
-    with store.Shard(store.shard_path(folder, Verdict, part.rank)) as shard:
-        store.check_judge(folder, spec)
-        predictions, stored = store.read_predictions(folder), store.read_errors(folder, Verdict)
-        usable = [sample for sample in own if sample.id not in predictions.errors]
-        pending = [sample for sample in usable if sample.id not in stored or stored[sample.id] is not None]
-        if pending:
-            store.note_environment(folder.parent, environment.current(), "judge")
-        if isinstance(benchmark, JudgesMany):
-            batch_size = max(batch_size, benchmark.judged_together)
-        with _progress(f"{benchmark.name}: judge", len(usable), len(pending), part) as advance:
-            for batch in _batches(pending, batch_size):
-                shard.append(_verdicts(benchmark, batch, [predictions[sample.id] for sample in batch], folder, timeout))
-                advance(len(batch))
-
-
-def _verdicts(
-    benchmark: Benchmark,
-    samples: Sequence[Sample],
-    predictions: Sequence[Prediction],
-    folder: Path,
-    timeout: float,
-) -> list[Verdict]:
-    try:
-        with _time_limit(timeout * len(samples)):
-            verdicts = list(benchmark.judge(samples, predictions, folder))
-    except JudgeError as error:
-        stopped_by = _message(error)
-    except _TimeUp:
-        stopped_by = f"TimeoutError: the judge took more than {timeout:g} seconds"
-    except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        stopped_by = _message(error)
-    else:
-        if [verdict.id for verdict in verdicts] != [sample.id for sample in samples]:
-            raise ValueError(f"{benchmark.name}.judge must return one verdict per sample, in their order")
-        return verdicts
-    if len(samples) == 1:
-        return [Verdict(samples[0].id, error=stopped_by)]
-    # One of the batch stopped the judge: look at each alone, so that the others keep their verdicts.
-    return [
-        verdict
-        for sample, prediction in zip(samples, predictions, strict=True)
-        for verdict in _verdicts(benchmark, [sample], [prediction], folder, timeout)
-    ]
-
-
-class _TimeUp(BaseException):
-    """No Exception, so that no judge takes it for the failure of one question."""
-
-
-@contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
-    """Raise _TimeUp in what takes longer; 0 is no limit, nor is there one outside the main thread."""
-    if not seconds or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def end(number: int, frame: object) -> None:
-        raise _TimeUp
-
-    before = signal.signal(signal.SIGALRM, end)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def _message(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
-
-
-def _batches(samples: Sequence[Sample], size: int) -> Iterator[list[Sample]]:
-    iterator = iter(samples)
-    while batch := list(islice(iterator, size)):
-        yield batch
-
-
-@contextmanager
-def _progress(phase: str, total: int, pending: int, part: Part) -> Iterator[Callable[[int], object]]:
-    """A bar with rate and time left on a terminal; one line per phase in CI, in a log file and on ranks above 0."""
-    if os.environ.get("CI") or not sys.stderr.isatty() or part.rank > 0:
-        share = f" (rank {part.rank} of {part.world})" if part.world > 1 else ""
-        log(f"{phase} {pending} of {total} samples{share}")
-        yield lambda done: None
-        return
-    with tqdm(desc=phase, total=total, initial=total - pending, unit="sample", file=sys.stderr) as bar:
-        yield bar.update
-
-
-def log(line: str) -> None:
-    """Standard output is for results; everything else goes to standard error."""
-    print(printable(line), file=sys.stderr)

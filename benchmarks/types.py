@@ -156,6 +156,9 @@ class Answerer(Protocol):
     def answer(self, samples: Sequence[Sample], seeds: Sequence[int]) -> Sequence[str | Exception]: ...
 
 
+Model = Generator | Answerer
+
+
 class Benchmark(Protocol):
     """One benchmark: what is asked, what the judge sees, and the rule."""
 

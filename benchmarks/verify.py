@@ -13,7 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks import store
-from benchmarks.runner import IncompleteError, judge_of, limited, record, scored, seed_for
+from benchmarks.limit import limited
+from benchmarks.predicting import seed_for
+from benchmarks.runner import IncompleteError, judge_of, record, scored
 from benchmarks.types import BenchError, Benchmark, Json, Prediction, RunRecord, Sample, Score, Verdict, printable
 
 #: Computed again on another machine, a Fréchet distance differs by less than this.

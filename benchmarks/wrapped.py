@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.runner import LongestFirst, judge_of
+from benchmarks.predicting import LongestFirst
+from benchmarks.runner import judge_of
 from benchmarks.types import Benchmark, Json, Metric, Prediction, Sample, Score, Verdict
 
 

@@ -11,11 +11,10 @@ import click
 from benchmarks import plugins
 from benchmarks.environment import torch_device
 from benchmarks.models import MODELS, table
-from benchmarks.types import BenchError, Sample
+from benchmarks.types import BenchError, Model, Sample
 from blip3o_bench.command_line import FILE, FILE_THERE, FOLDER, PRICE, options_as, write
 
 if TYPE_CHECKING:
-    from benchmarks.runner import Model
     from model.generate import Device, Profile, Unified
 
 TOY_CHECKPOINT = Path(__file__).parents[1] / "model" / "toy"
@@ -280,7 +279,7 @@ def generate(
     import io
 
     from benchmarks.images import UNREADABLE, open_image
-    from benchmarks.runner import seed_for
+    from benchmarks.predicting import seed_for
     from model.tensors import CheckpointError
 
     if bool(prompts) == bool(pictures):

@@ -216,7 +216,7 @@ def history(folder: Path, against: Literal["step", "date"] | None, figure: Path 
 def export(folder: Path, out: Path, data_dir: Path | None) -> None:
     """Write a complete run in the layouts that the benchmarks' own scripts read."""
     from benchmarks import store
-    from benchmarks.runner import limited
+    from benchmarks.limit import limited
 
     for record in store.read_records(folder):
         suite = cast(catalog.Suite, record.suite)

@@ -7,18 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Literal, cast
+from typing import Literal, cast
 
 import click
 
 from benchmarks import catalog
+from benchmarks.limit import limited
 from benchmarks.models import tasks
-from benchmarks.types import BenchError, Benchmark, RunRecord
+from benchmarks.types import BenchError, Benchmark, Model, RunRecord
+from benchmarks.work import Part, Settings
 from blip3o_bench import judges, models, selection
 from blip3o_bench.command_line import DATA_DIR, FILE_THERE, FOLDER
-
-if TYPE_CHECKING:
-    from benchmarks.runner import Model, Settings
 
 #: The share of groups that two models score differently, for the loss that so many can find: one in five.
 DISAGREEING = 0.2
@@ -144,7 +143,7 @@ def run(
     _share_cores()
     from benchmarks import runner
 
-    settings = runner.Settings(suite, seed or 0, limit, batch_size, workers, judging.judge_timeout)
+    settings = Settings(suite, seed or 0, limit, batch_size, workers, judging.judge_timeout)
     can = frozenset({"answer"}) if running.backend == "vllm" else tasks(model_spec)
     chosen = selection.within_reach(
         {name: catalog.task(name) for name in chosen}, can, model_spec, asked_for=bool(names)
@@ -159,7 +158,7 @@ def run(
         data = judges.judged(data, judging, running.device, profiles, out)
     else:
         data = replace(data, profiles=catalog.choose(profiles))
-    part = runner.Part.from_environment()
+    part = Part.from_environment()
     benchmarks = _rewritten(selection.ready(suite, chosen, data, judged), rewrite)
     model = models.load_model(model_spec, running, out)
     benchmarks = selection.possible(benchmarks, model, model_spec, asked_for=bool(names))
@@ -206,7 +205,7 @@ def _judge_stored(
         others = [name for name in stored if name not in names]
     benchmarks = selection.stored_benchmarks(out, data, profiles, names, judged=True)
     kept = selection.stored_benchmarks(out, data, profiles, others) if others else []
-    part = runner.Part.from_environment()
+    part = Part.from_environment()
     click.echo(f"run in {out}", err=True)
     if again:
         records = runner.rejudge(out, benchmarks, batch_size, part, judging.judge_timeout, kept)
@@ -226,10 +225,9 @@ def _tell_stage(missing: int, made: str, following: str) -> None:
 
 
 def _tell_records(records: Sequence[RunRecord] | None, out: Path, as_json: bool) -> None:
-    from benchmarks import runner
     from reports import tables
 
-    part = runner.Part.from_environment()
+    part = Part.from_environment()
     if records is not None and part.world == 1:
         click.echo(tables.to_json(records) if as_json else tables.table(records))
     elif records is not None:  # two processes may end the run at once; the result must not be printed twice
@@ -238,12 +236,11 @@ def _tell_records(records: Sequence[RunRecord] | None, out: Path, as_json: bool)
 
 def _tell_absent(model: Model, benchmarks: Sequence[Benchmark], limit: int | None) -> None:
     """Say at the start what a folder or file lacks or has too much; what is absent will be counted as missing."""
-    from benchmarks import runner
     from benchmarks.answers import FileAnswers
     from benchmarks.folder import FolderImages
 
     if isinstance(model, FolderImages | FileAnswers):
-        asked = [sample for benchmark in benchmarks for sample in runner.limited(benchmark.samples(), limit)]
+        asked = [sample for benchmark in benchmarks for sample in limited(benchmark.samples(), limit)]
         for line in model.check(asked):
             click.echo(line, err=True)
 

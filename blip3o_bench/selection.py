@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, cast
+from typing import NoReturn, cast
 
 import click
 
 from benchmarks import catalog, plugins
-from benchmarks.types import BenchError, Benchmark, RunRecord, Sample, printable
-
-if TYPE_CHECKING:
-    from benchmarks.runner import Model
+from benchmarks.types import BenchError, Benchmark, Model, RunRecord, Sample, printable
 
 
 def named(suite: catalog.Suite, names: Sequence[str]) -> list[str]:

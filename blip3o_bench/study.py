@@ -19,7 +19,8 @@ __all__ = ["study"]
 @click.option("--port", type=click.IntRange(1, 65535), default=8501, show_default=True)
 def study_demo(out: Path, port: int) -> None:
     """Draw images with two toy models and serve a study of them on this machine, with simulated annotators in it."""
-    from benchmarks.runner import limited, seed_for
+    from benchmarks.limit import limited
+    from benchmarks.predicting import seed_for
     from benchmarks.shapes.reference import Oracle
     from human_study import demo
 

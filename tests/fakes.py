@@ -15,6 +15,7 @@ from PIL import Image
 
 from benchmarks import runner
 from benchmarks.types import Json, JudgeError, Metric, Prediction, Sample, Score, Verdict
+from benchmarks.work import Part, Settings
 
 
 @dataclass
@@ -144,8 +145,8 @@ def main(out: Path, batch_size: int, groups: int, seconds: float) -> None:
         out,
         [FakeBenchmark(groups=groups), FakeBenchmark(name="other", groups=groups)],
         FakeGenerator(seconds=seconds),
-        runner.Settings(suite="toy", batch_size=batch_size),
-        runner.Part.from_environment(),
+        Settings(suite="toy", batch_size=batch_size),
+        Part.from_environment(),
     )
 
 

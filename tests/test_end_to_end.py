@@ -15,13 +15,13 @@ from benchmarks.folder import FolderImages
 from benchmarks.geneval import GenEval
 from benchmarks.judges.color import ColorClassifier
 from benchmarks.judges.detector import Detector, DetectorSpec
-from benchmarks.runner import Part, Settings
 from benchmarks.shapes.geneval import scene_for
 from benchmarks.shapes.judges import color_spec, detector_spec
 from benchmarks.shapes.reference import Oracle
 from benchmarks.shapes.scene import SHAPES, render
 from benchmarks.types import Benchmark, Prediction, Sample
 from benchmarks.vqav2 import Vqav2
+from benchmarks.work import Part, Settings
 from blip3o_bench import main
 from blip3o_bench.models import TOY_CHECKPOINT
 from model.generate import Unified, load

@@ -18,10 +18,11 @@ from PIL import Image
 
 from benchmarks import environment, runner, store
 from benchmarks.types import Metric, Prediction, Sample, Score, Verdict
+from benchmarks.work import Part, Settings
 from tests.fakes import FakeBenchmark, FakeGenerator
 
 BATCH = 3
-SETTINGS = runner.Settings(suite="toy", batch_size=BATCH)
+SETTINGS = Settings(suite="toy", batch_size=BATCH)
 #: Seconds for a sample of the model and of the judge, and for the rule over all of them.
 PACE = 0.005
 NAMES = ("fake", "other")
@@ -59,12 +60,12 @@ class Judged(FakeBenchmark):
         return super().summarize(samples, verdicts)
 
 
-def work(root: Path, log: Path, part: runner.Part) -> None:
+def work(root: Path, log: Path, part: Part) -> None:
     runner.run(root, [Judged(name=name, log=log) for name in NAMES], Model(log=log), SETTINGS, part)
 
 
 def started(root: Path, log: Path, world: int) -> Sequence[BaseProcess]:
-    processes = [FORK.Process(target=work, args=(root, log, runner.Part(rank, world))) for rank in range(world)]
+    processes = [FORK.Process(target=work, args=(root, log, Part(rank, world))) for rank in range(world)]
     for process in processes:
         process.start()
     return processes

@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks import runner
 from benchmarks.bench import multinode
+from benchmarks.work import Part, Settings
 from blip3o_bench import main
 from tests.conftest import ROOT
 from tests.fakes import FakeAnswerer, FakeBenchmark, FakeGenerator
@@ -39,7 +40,7 @@ def test_every_byte_is_compared(tmp_path: Path) -> None:
     benchmarks = [FakeBenchmark(), FakeBenchmark(name="asked", task="answer")]
     for name in ("one", "other"):
         model = _Both()
-        runner.run(tmp_path / name, benchmarks, model, runner.Settings("toy"), runner.Part())
+        runner.run(tmp_path / name, benchmarks, model, Settings("toy"), Part())
     one, other = tmp_path / "one", tmp_path / "other"
     assert multinode.differences(one, other) == []
 

@@ -11,7 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 from diffusers import StableDiffusionPipeline
 
-from benchmarks import catalog, runner
+from benchmarks import catalog
+from benchmarks.limit import limited
 from benchmarks.shapes.reference import Oracle
 from blip3o_bench import main
 from tests.benchmarks.test_endpoint import serving
@@ -71,7 +72,7 @@ def test_a_folder_of_images_is_scored(tmp_path: Path) -> None:
     """All four layouts in one folder."""
     folder = tmp_path / "images"
     for name in catalog.DRAWING:
-        samples = runner.limited(catalog.load("toy", name, catalog.Data()).samples(), LIMIT)
+        samples = limited(catalog.load("toy", name, catalog.Data()).samples(), LIMIT)
         for sample, image in zip(samples, Oracle().generate(samples, [0] * len(samples)), strict=True):
             path = folder / f"{sample.meta['file']}.png"
             path.parent.mkdir(parents=True, exist_ok=True)

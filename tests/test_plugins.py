@@ -13,6 +13,7 @@ import pytest
 from benchmarks import models, plugins, runner
 from benchmarks.catalog import Data
 from benchmarks.types import BenchError
+from benchmarks.work import Part, Settings
 from tests.conftest import ROOT
 
 EXAMPLE = ROOT / "tests" / "plugin_example"
@@ -57,8 +58,8 @@ def test_the_example_runs_through_the_runner(example: Path, tmp_path: Path) -> N
         tmp_path / "run",
         [plugins.benchmark("brightness", Data())],
         plugins.model("gray", "51"),
-        runner.Settings(suite="paper"),
-        runner.Part(),
+        Settings(suite="paper"),
+        Part(),
     )
     assert records is not None
     (record,) = records

@@ -15,11 +15,12 @@ from click.testing import CliRunner, Result
 from benchmarks import catalog, environment, runner, store
 from benchmarks.rewrite import Rewritten
 from benchmarks.types import BenchError, Json, Sample, Verdict
+from benchmarks.work import Part, Settings
 from blip3o_bench import main, models
 from tests.fakes import FakeBenchmark, FakeGenerator
 
-SETTINGS = runner.Settings(suite="toy", batch_size=4)
-ALONE = runner.Part()
+SETTINGS = Settings(suite="toy", batch_size=4)
+ALONE = Part()
 ROOT = Path(__file__).parents[1]
 
 
@@ -59,7 +60,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("world", [1, 3])
 def test_three_stages_give_the_bytes_of_one(tmp_path: Path, together: dict[str, bytes], world: int) -> None:
-    ranks = [runner.Part(rank, world) for rank in range(world)]
+    ranks = [Part(rank, world) for rank in range(world)]
     left = [runner.generate(tmp_path, pair(weights=""), FakeGenerator(), SETTINGS, part) for part in ranks]
     assert left == ([0] if world == 1 else [16, 8, 0])
     assert all("judge" not in one for one in store.read_spec(tmp_path)[0].benchmarks.values())
@@ -98,15 +99,15 @@ def test_benchmarks_may_be_judged_on_different_machines(tmp_path: Path, together
 def test_a_stage_that_is_not_complete_says_how_many_are_missing(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match=r"cannot read .*spec\.json"):
         runner.judge(tmp_path, pair(), 4, ALONE)
-    runner.generate(tmp_path, pair(), FakeGenerator(), SETTINGS, runner.Part(0, 2))
+    runner.generate(tmp_path, pair(), FakeGenerator(), SETTINGS, Part(0, 2))
     missing = r"no prediction yet \(6 of fake, 6 of other\), such as fake/00000/1: finish --stage generate first"
     with pytest.raises(BenchError, match=missing):
         runner.judge(tmp_path, pair(), 4, ALONE)
     with pytest.raises(BenchError, match=missing):
         runner.score(tmp_path, pair())
     assert "judge" not in store.read_spec(tmp_path)[0].benchmarks["fake"]
-    runner.generate(tmp_path, pair(), FakeGenerator(), SETTINGS, runner.Part(1, 2))
-    runner.judge(tmp_path, pair(), 4, runner.Part(1, 2))
+    runner.generate(tmp_path, pair(), FakeGenerator(), SETTINGS, Part(1, 2))
+    runner.judge(tmp_path, pair(), 4, Part(1, 2))
     with pytest.raises(
         BenchError, match=r"not judged yet \(6 of fake, 6 of other\), such as fake/00000/0: .*judge first"
     ):

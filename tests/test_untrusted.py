@@ -21,6 +21,7 @@ from benchmarks.folder import FolderImages
 from benchmarks.images import UNREADABLE, open_image
 from benchmarks.paths import unpack, within
 from benchmarks.types import BenchError, Metric, Prediction, Sample, Score, Verdict, printable
+from benchmarks.work import Part, Settings, log
 from reports import compare, render, tables
 from tests.conftest import ROOT
 from tests.fakes import FakeBenchmark
@@ -239,9 +240,7 @@ def test_an_image_that_cannot_be_taken_is_missing_and_the_run_goes_on(
         def samples(self) -> list[Sample]:
             return [Sample(f"fake/{at}", "a", "g", meta={"file": str(at)}) for at in range(2)]
 
-    records = runner.run(
-        tmp_path / "run", [Drawn()], FolderImages(tmp_path / "drawn"), runner.Settings("toy"), runner.Part()
-    )
+    records = runner.run(tmp_path / "run", [Drawn()], FolderImages(tmp_path / "drawn"), Settings("toy"), Part())
     assert records is not None
     assert (records[0].metrics[0].n, records[0].metrics[0].missing) == (1, 1)
     first, second = store.read_scores(tmp_path / "run" / "fake")
@@ -300,7 +299,7 @@ def test_a_terminal_is_not_steered() -> None:
 
 
 def test_progress_and_errors_do_not_steer_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    runner.log("geneval/0: a judge said \x1b[1A\x1b[2K")
+    log("geneval/0: a judge said \x1b[1A\x1b[2K")
     assert capsys.readouterr().err == "geneval/0: a judge said \\x1b[1A\\x1b[2K\n"
 
 

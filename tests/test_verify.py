@@ -13,16 +13,18 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from benchmarks import catalog, runner, store
+from benchmarks.predicting import seed_for
 from benchmarks.types import BenchError
 from benchmarks.verify import verify
+from benchmarks.work import Part, Settings
 from blip3o_bench import main
 from tests.fakes import FakeAnswerer, FakeBenchmark, FakeGenerator
 
-SETTINGS = runner.Settings(suite="toy", batch_size=4)
+SETTINGS = Settings(suite="toy", batch_size=4)
 
 
 def make(root: Path) -> None:
-    runner.run(root, [FakeBenchmark()], FakeGenerator(), SETTINGS, runner.Part())
+    runner.run(root, [FakeBenchmark()], FakeGenerator(), SETTINGS, Part())
 
 
 def differences(root: Path, benchmark: FakeBenchmark | None = None) -> list[str]:
@@ -56,7 +58,7 @@ def test_failures_and_several_processes_are_no_difference(tmp_path: Path) -> Non
     benchmark = FakeBenchmark(refuse={"fake/00002/1"})
     model = FakeGenerator(fails={"fake/00001/0": RuntimeError("too dark")})
     for rank in range(2):
-        runner.run(tmp_path, [benchmark], model, SETTINGS, runner.Part(rank, 2))
+        runner.run(tmp_path, [benchmark], model, SETTINGS, Part(rank, 2))
     assert differences(tmp_path) == []
 
 
@@ -116,7 +118,7 @@ def test_parts_of_a_score_are_compared_where_the_run_has_them(tmp_path: Path) ->
             scores, metrics = super().summarize(*arguments)
             return [replace(score, parts={"color": (0.25, 1)}) for score in scores], metrics
 
-    runner.run(tmp_path, [Parted()], FakeGenerator(), SETTINGS, runner.Part())
+    runner.run(tmp_path, [Parted()], FakeGenerator(), SETTINGS, Part())
     assert differences(tmp_path, Parted()) == []
     scores = store.read_scores(tmp_path / "fake")
     store.write_scores(tmp_path / "fake", [replace(scores[0], parts={"color": [0.9, 1]}), *scores[1:]])
@@ -151,7 +153,7 @@ def test_an_edited_verdict_is_named_even_if_no_score_changes(tmp_path: Path) -> 
 
 
 def test_an_edited_answer_is_named(tmp_path: Path) -> None:
-    runner.run(tmp_path, [FakeBenchmark(task="answer")], FakeAnswerer(), SETTINGS, runner.Part())
+    runner.run(tmp_path, [FakeBenchmark(task="answer")], FakeAnswerer(), SETTINGS, Part())
     shard = tmp_path / "fake/predictions/rank00000.jsonl"
     edit_line(shard, 4, lambda row: row.update(text="1.0"))
     assert differences(tmp_path, FakeBenchmark(task="answer")) == [
@@ -200,7 +202,7 @@ def test_an_edited_spec_is_named(tmp_path: Path) -> None:
     make(tmp_path)
     edit_json(tmp_path / "spec.json", lambda content: content.update(seed=1))
     found = differences(tmp_path)
-    assert f"fake/predictions: fake/00000/0: seed {runner.seed_for(0, 'fake/00000/0')} is not of this run" in found
+    assert f"fake/predictions: fake/00000/0: seed {seed_for(0, 'fake/00000/0')} is not of this run" in found
     assert "run.json: fake.seed is 0, the run gives 1" in found
 
 
@@ -220,7 +222,7 @@ def test_digests_of_data_judge_and_weights_are_compared_with_what_is_here(tmp_pa
         def describe(self) -> dict[str, Any]:
             return {"name": "fake", "sha256": "weights a"}
 
-    runner.run(tmp_path, [Digested()], Weighty(), SETTINGS, runner.Part())
+    runner.run(tmp_path, [Digested()], Weighty(), SETTINGS, Part())
     assert verify(tmp_path, {"fake": Digested()}, "weights a").differences == ()
     other = Digested()
     other.weights = "judge b"
@@ -261,7 +263,7 @@ def test_a_run_of_an_older_version_has_no_checks_and_is_read(tmp_path: Path) -> 
 
 
 def test_an_incomplete_run_is_a_difference(tmp_path: Path) -> None:
-    runner.run(tmp_path, [FakeBenchmark()], FakeGenerator(), SETTINGS, runner.Part(0, 2))
+    runner.run(tmp_path, [FakeBenchmark()], FakeGenerator(), SETTINGS, Part(0, 2))
     found = differences(tmp_path)
     assert found[0].startswith("run.json: ")
     assert "holds no complete run" in found[0]
@@ -298,7 +300,7 @@ def test_the_command_compares_the_weights_in_a_folder(tmp_path: Path, command: C
 
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "model.safetensors").write_bytes(b"1")
-    runner.run(tmp_path / "run", [FakeBenchmark()], Weighty(), SETTINGS, runner.Part())
+    runner.run(tmp_path / "run", [FakeBenchmark()], Weighty(), SETTINGS, Part())
     done = command(tmp_path / "run", "--weights", tmp_path / "weights")
     assert (done.exit_code, done.stderr) == (0, "")
     (tmp_path / "weights" / "model.safetensors").write_bytes(b"2")

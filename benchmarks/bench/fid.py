@@ -27,7 +27,7 @@ from benchmarks import frechet
 from benchmarks.environment import usable_cores
 from benchmarks.judges.inception import INCEPTION_FILE, Inception, extract, read_image
 from benchmarks.mjhq import TOGETHER, Prompt, Reference
-from benchmarks.runner import Part
+from benchmarks.work import Part
 
 Result = TypeVar("Result")
 

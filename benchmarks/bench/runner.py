@@ -22,7 +22,9 @@ from typing import Literal
 from PIL import Image
 
 from benchmarks import runner, store
+from benchmarks.predicting import seed_for
 from benchmarks.types import Json, Metric, Prediction, Sample, Score, Verdict
+from benchmarks.work import Part, Settings
 
 #: Samples of the simulated runs.
 SIZES = (10_000, 100_000, 1_000_000)
@@ -112,7 +114,7 @@ def bare(benchmark: Stub, model: StubModel, saves: bool) -> tuple[float, float]:
     folder = tempfile.TemporaryDirectory()
     for first in range(0, len(samples), BATCH):
         batch = samples[first : first + BATCH]
-        seeds = [runner.seed_for(0, sample.id) for sample in batch]
+        seeds = [seed_for(0, sample.id) for sample in batch]
         texts: Sequence[str | None] = [None] * len(batch)
         if benchmark.task == "answer":
             texts = model.answer(batch, seeds)
@@ -133,8 +135,8 @@ def bare(benchmark: Stub, model: StubModel, saves: bool) -> tuple[float, float]:
 def with_runner(benchmark: Stub, model: StubModel, root: Path) -> tuple[float, float]:
     """Seconds of the same with the runner, from opening the run to its record."""
     watch = Stopwatch()
-    settings = runner.Settings("stub", batch_size=BATCH)
-    assert runner.run(root, [benchmark], model, settings, runner.Part()) is not None
+    settings = Settings("stub", batch_size=BATCH)
+    assert runner.run(root, [benchmark], model, settings, Part()) is not None
     return watch.seconds()
 
 

@@ -22,6 +22,7 @@ from benchmarks import runner
 from benchmarks.harness import HarnessTask
 from benchmarks.types import Json, Sample
 from benchmarks.vqav2 import Vqav2
+from benchmarks.work import Part, Settings
 
 #: Scenes of the two sizes that are measured, up to five questions each.
 SCENES = (200, 400)
@@ -54,8 +55,8 @@ def _own_megabytes() -> float:
 
 def ours(benchmark: Vqav2, model: Yes | None = None) -> float:
     with tempfile.TemporaryDirectory() as folder:
-        settings = runner.Settings("toy", batch_size=16)
-        records = runner.run(Path(folder), [benchmark], model or Yes(), settings, runner.Part(0, 1))
+        settings = Settings("toy", batch_size=16)
+        records = runner.run(Path(folder), [benchmark], model or Yes(), settings, Part(0, 1))
         assert records is not None
         value = records[0].metrics[0].value
         assert value is not None

@@ -11,6 +11,7 @@ from benchmarks import runner
 from benchmarks.answers import FileAnswers
 from benchmarks.types import BenchError, Sample
 from benchmarks.vqav2 import Vqav2
+from benchmarks.work import Part, Settings
 from tests.fakes import FakeBenchmark
 
 
@@ -58,7 +59,7 @@ def test_an_absent_answer_is_missing_in_the_record_and_never_a_score(tmp_path: P
     benchmark = FakeBenchmark(task="answer", groups=3)
     names = [one.id for one in benchmark.samples()]
     answers = written(tmp_path / "a.jsonl", *({"id": name, "text": "1.0"} for name in names[:-1]))
-    records = runner.run(tmp_path / "run", [benchmark], answers, runner.Settings(suite="toy"), runner.Part())
+    records = runner.run(tmp_path / "run", [benchmark], answers, Settings(suite="toy"), Part())
     assert records is not None
     (metric,) = records[0].metrics
     assert (metric.value, metric.n, metric.missing) == (1.0, len(names) - 1, 1)
@@ -70,7 +71,7 @@ def test_the_toy_column_is_scored_from_a_file(tmp_path: Path) -> None:
     column = Vqav2.toy()
     rows = ({"question_id": one.meta["question_id"], "answer": one.meta["answer"]} for one in column.samples())
     answers = written(tmp_path / "a.jsonl", *rows)
-    records = runner.run(tmp_path / "run", [column], answers, runner.Settings(suite="toy", limit=30), runner.Part())
+    records = runner.run(tmp_path / "run", [column], answers, Settings(suite="toy", limit=30), Part())
     assert records is not None
     assert records[0].metrics[0].value == 1.0
 

@@ -25,8 +25,9 @@ from benchmarks.seedbench import SeedBench
 from benchmarks.types import BenchError, Json, Sample
 from benchmarks.understanding import Options, Understanding
 from benchmarks.vqav2 import Vqav2
+from benchmarks.work import Part, Settings
 
-ALONE = runner.Part()
+ALONE = Part()
 
 
 def part_of(column: type[Understanding], questions: int) -> Understanding:
@@ -64,10 +65,8 @@ def lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def run(
-    root: Path, columns: Sequence[Understanding], model: Counting, batch_size: int = 4, part: runner.Part = ALONE
-) -> None:
-    runner.run(root, columns, model, runner.Settings("toy", batch_size=batch_size), part)
+def run(root: Path, columns: Sequence[Understanding], model: Counting, batch_size: int = 4, part: Part = ALONE) -> None:
+    runner.run(root, columns, model, Settings("toy", batch_size=batch_size), part)
 
 
 def result(root: Path) -> list[object]:
@@ -97,7 +96,7 @@ def test_scores_depend_on_neither_processes_nor_batches(
 ) -> None:
     log = tmp_path / "log"
     for rank in range(world):
-        run(tmp_path, columns, Counting(log), batch_size, runner.Part(rank, world))
+        run(tmp_path, columns, Counting(log), batch_size, Part(rank, world))
     assert result(tmp_path) == expected
     assert len(set(lines(log))) == len(lines(log)) == 48
 
@@ -124,7 +123,7 @@ def test_after_kill_9_nothing_that_was_stored_is_answered_again(
     assert len(set(killed)) == len(killed) <= len(stored) + 4  # the batch in flight
 
     for rank in range(world):
-        run(tmp_path, columns, Counting(resumed), part=runner.Part(rank, world))
+        run(tmp_path, columns, Counting(resumed), part=Part(rank, world))
     again = lines(resumed)
     assert len(set(again)) == len(again)
     assert set(again) == {sample.id for column in columns for sample in column.samples()} - stored
@@ -219,7 +218,7 @@ class Living:
 def test_no_image_is_kept_for_later_questions(tmp_path: Path) -> None:
     model = Living()
     column = Vqav2.toy()
-    runner.run(tmp_path, [column], model, runner.Settings("toy", batch_size=64), ALONE)
+    runner.run(tmp_path, [column], model, Settings("toy", batch_size=64), ALONE)
     assert len(model.seen) == len(column.samples()) > 200
     assert model.most <= 2
 

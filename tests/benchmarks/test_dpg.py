@@ -16,6 +16,7 @@ from benchmarks.judges.vqa import ReplayVqa
 from benchmarks.shapes.dpg import scene_for
 from benchmarks.shapes.scene import Scene, render
 from benchmarks.types import BenchError, Json, JudgeError, Metric, Prediction, Sample, Verdict
+from benchmarks.work import Part, Settings
 
 
 def question(number: int, parents: str = "0", item: str = "a", about: str = "entity - whole (x)") -> Question:
@@ -344,7 +345,7 @@ class Draws:
 
 def test_a_run_scores_what_is_there_and_says_what_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = bench("dpg-corrected", images_per_prompt=2)
-    records = runner.run(tmp_path, [one], Draws({"a": "white"}), runner.Settings("toy"), runner.Part())
+    records = runner.run(tmp_path, [one], Draws({"a": "white"}), Settings("toy"), Part())
     assert records is not None
     overall = records[0].metrics[0]
     assert (overall.value, overall.n, overall.missing) == (100.0, 2, 4)
@@ -554,7 +555,7 @@ class Drawn:
 @pytest.mark.parametrize("blank", [False, True])
 def test_the_oracle_is_right_and_the_blank_canvas_wrong(tmp_path: Path, blank: bool) -> None:
     one = DpgBench.toy(prompts=12, images_per_prompt=1)
-    records = runner.run(tmp_path, [one], Drawn(blank), runner.Settings("toy", batch_size=12), runner.Part())
+    records = runner.run(tmp_path, [one], Drawn(blank), Settings("toy", batch_size=12), Part())
     assert records is not None
     found = {metric.name: metric for metric in records[0].metrics}
     expected = found["overall"].chance if blank else 100.0

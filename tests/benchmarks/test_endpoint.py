@@ -19,6 +19,7 @@ from benchmarks import runner, store
 from benchmarks.endpoint import ChatEndpoint, ImagesEndpoint
 from benchmarks.server import BudgetError, Prices, ReplyError, Usage
 from benchmarks.types import BenchError, Decoding, Sample
+from benchmarks.work import Part, Settings
 from tests.fakes import FakeBenchmark
 from tests.serving import in_thread
 
@@ -248,7 +249,7 @@ def test_a_refused_image_is_missing_in_the_record_and_drawn_by_the_next_start(
 
     def run() -> list[int]:
         model = ImagesEndpoint(server.address, tmp_path / "model.jsonl", attempts=1)
-        records = runner.run(tmp_path, [benchmark], model, runner.Settings(suite="toy"), runner.Part())
+        records = runner.run(tmp_path, [benchmark], model, Settings(suite="toy"), Part())
         assert records is not None
         assert records[0].model == {
             "name": "tiny/model:1",
@@ -275,8 +276,8 @@ HIGHEST = 0.007125
 def test_no_batch_of_images_is_asked_that_may_pass_the_budget(server: Server, tmp_path: Path) -> None:
     def run(max_cost: float) -> list[int]:
         model = ImagesEndpoint(server.address, tmp_path / "model.jsonl", price=1.0, max_cost=max_cost)
-        settings = runner.Settings(suite="toy", batch_size=2)
-        records = runner.run(tmp_path, [FakeBenchmark(groups=2)], model, settings, runner.Part())
+        settings = Settings(suite="toy", batch_size=2)
+        records = runner.run(tmp_path, [FakeBenchmark(groups=2)], model, settings, Part())
         assert records is not None
         return [records[0].metrics[0].n, records[0].metrics[0].missing]
 

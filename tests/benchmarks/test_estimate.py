@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import catalog, estimate, runner
+from benchmarks import catalog, estimate
 from benchmarks.estimate import Seconds, rate, total
 from benchmarks.judges.chat import Replay
 from benchmarks.judges.vqa import ChatVqa
+from benchmarks.work import Settings
 from tests.fakes import FakeAnswerer, FakeBenchmark, FakeGenerator
 
 
@@ -77,7 +78,7 @@ def test_a_calibration_measures_and_keeps_nothing(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("tempfile.tempdir", None)
     benchmark, model = FakeBenchmark(groups=50), FakeGenerator(seconds=0.01)
     plan = estimate.estimate("toy", "fake", benchmark, catalog.Data(), None)
-    measured = estimate.calibrated(plan, benchmark, model, runner.Settings("toy", batch_size=4), 12)
+    measured = estimate.calibrated(plan, benchmark, model, Settings("toy", batch_size=4), 12)
     assert len(model.drawn) == len(benchmark.judged) == 12
     assert measured.seconds is not None
     assert measured.seconds.value >= 100 * 0.01
@@ -99,7 +100,7 @@ def test_a_judge_of_many_is_timed_in_thirds() -> None:
 
     benchmark = Together(groups=60)
     plan = estimate.estimate("toy", "fake", benchmark, catalog.Data(), None)
-    measured = estimate.calibrated(plan, benchmark, FakeGenerator(), runner.Settings("toy", batch_size=4), 24)
+    measured = estimate.calibrated(plan, benchmark, FakeGenerator(), Settings("toy", batch_size=4), 24)
     assert measured.seconds is not None
     assert measured.seconds.variance is not None
 
@@ -107,5 +108,5 @@ def test_a_judge_of_many_is_timed_in_thirds() -> None:
 def test_answers_take_no_disk_and_the_references_of_mjhq_are_not_touched() -> None:
     questions = FakeBenchmark(name="mjhq", task="answer", groups=20)
     plan = estimate.estimate("toy", "mjhq", questions, catalog.Data(), None)
-    measured = estimate.calibrated(plan, questions, FakeAnswerer(), runner.Settings("toy", batch_size=2), 4)
+    measured = estimate.calibrated(plan, questions, FakeAnswerer(), Settings("toy", batch_size=2), 4)
     assert (measured.image_bytes, questions.judged) == (0, [])

@@ -18,18 +18,19 @@ import pytest
 from PIL import Image
 
 from benchmarks import environment, runner, store
-from benchmarks.types import BenchError, Sample, Verdict
+from benchmarks.types import BenchError, Model, Sample, Verdict
+from benchmarks.work import Part, Settings
 from tests.fakes import FakeAnswerer, FakeBenchmark, FakeGenerator
 
-SETTINGS = runner.Settings(suite="toy", batch_size=4)
-ALONE = runner.Part()
+SETTINGS = Settings(suite="toy", batch_size=4)
+ALONE = Part()
 
 
 def pair() -> list[FakeBenchmark]:
     return [FakeBenchmark(), FakeBenchmark(name="other")]
 
 
-def run(root: Path, model: runner.Model | None = None, settings: runner.Settings = SETTINGS) -> None:
+def run(root: Path, model: Model | None = None, settings: Settings = SETTINGS) -> None:
     runner.run(root, pair(), model or FakeGenerator(), settings, ALONE)
 
 
@@ -81,7 +82,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_that_is_recorded(
     tmp_path: Path, expected: list[bytes], error: Exception, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = Narrow(room=2, error=error)
-    run(tmp_path, model, runner.Settings(suite="toy", batch_size=8))
+    run(tmp_path, model, Settings(suite="toy", batch_size=8))
     assert model.asked == [8, 4, *[2] * 6] * 2
     assert len(model.drawn) == 24
     assert result(tmp_path)[1:] == expected[1:]
@@ -167,7 +168,7 @@ class Hanging(FakeBenchmark):
 
 
 def test_what_a_judge_hangs_at_is_missing_and_judged_by_the_next_start(tmp_path: Path, expected: list[bytes]) -> None:
-    settings = runner.Settings(suite="toy", batch_size=4, judge_timeout=0.1)
+    settings = Settings(suite="toy", batch_size=4, judge_timeout=0.1)
     stuck = Hanging(stuck=("fake/00002/1",))
     start = time.monotonic()
     runner.run(tmp_path, [stuck, FakeBenchmark(name="other")], FakeGenerator(), settings, ALONE)
@@ -184,7 +185,7 @@ def test_what_a_judge_hangs_at_is_missing_and_judged_by_the_next_start(tmp_path:
 
 def test_a_judge_in_time_and_one_without_limit_see_no_alarm(tmp_path: Path, expected: list[bytes]) -> None:
     for timeout in (0.0, 0.2):
-        run(tmp_path / str(timeout), settings=runner.Settings(suite="toy", batch_size=4, judge_timeout=timeout))
+        run(tmp_path / str(timeout), settings=Settings(suite="toy", batch_size=4, judge_timeout=timeout))
         time.sleep(0.25)  # an alarm left behind would end this
         assert result(tmp_path / str(timeout)) == expected
 
@@ -322,6 +323,6 @@ def test_a_clock_that_jumps_changes_nothing(
     monkeypatch.delenv("CI", raising=False)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, FakeGenerator(crash_after=6))
-    run(tmp_path, settings=runner.Settings(suite="toy", batch_size=4, judge_timeout=5.0))
+    run(tmp_path, settings=Settings(suite="toy", batch_size=4, judge_timeout=5.0))
     assert result(tmp_path) == expected
     assert all(one.seconds >= 0 for one in store.read_predictions(tmp_path / "fake").values())

@@ -18,6 +18,7 @@ from benchmarks.bench.fid import stand_in
 from benchmarks.judges.inception import Inception, Pixels, read_image
 from benchmarks.mjhq import Mjhq, Prompt, Reference, read_prompts
 from benchmarks.types import BenchError, Json, Metric, RunRecord, Sample
+from benchmarks.work import Part, Settings
 
 CATEGORIES = ("animals", "art")
 
@@ -97,7 +98,7 @@ def benchmark(root: Path, per_category: int = 20, version: int = 0) -> Mjhq:
 
 
 def run(root: Path, bench: Mjhq, painter: Painter | None = None, limit: int | None = None) -> RunRecord:
-    records = runner.run(root, [bench], painter or Painter(), runner.Settings("toy", limit=limit), runner.Part())
+    records = runner.run(root, [bench], painter or Painter(), Settings("toy", limit=limit), Part())
     assert records is not None
     return records[0]
 
@@ -141,13 +142,13 @@ def test_fid_and_kid_are_clean_fids_of_the_two_folders(tmp_path: Path) -> None:
 def test_numbers_do_not_depend_on_processes_order_or_interruption(tmp_path: Path) -> None:
     whole = run(tmp_path / "whole", benchmark(tmp_path))
     monkeys = [Mjhq(prompts(), benchmark(tmp_path).reference, Means(), {}, size=(40, 40)) for _ in range(2)]
-    settings = runner.Settings("toy", batch_size=3)
+    settings = Settings("toy", batch_size=3)
     shared = tmp_path / "shared"
-    assert runner.run(shared, [monkeys[1]], Painter(), settings, runner.Part(1, 2)) is None
+    assert runner.run(shared, [monkeys[1]], Painter(), settings, Part(1, 2)) is None
     # A process that was killed while it wrote a verdict leaves a torn line, and another number of processes goes on.
     shard = next((shared / "mjhq" / "verdicts").glob("*.jsonl"))
     shard.write_bytes(shard.read_bytes()[:-100])
-    records = runner.run(shared, [monkeys[0]], Painter(), settings, runner.Part(0, 1))
+    records = runner.run(shared, [monkeys[0]], Painter(), settings, Part(0, 1))
     assert records is not None
     assert records[0].metrics == whole.metrics
     scores = [(root / "mjhq" / "scores.jsonl").read_bytes() for root in (tmp_path / "whole", shared)]
@@ -283,7 +284,7 @@ def test_processes_share_the_references_and_finish_each_others(tmp_path: Path, m
     monkeypatch.setattr(mjhq, "BLOCK", 7)  # 40 images: five blocks of 7, one of 5
     alone = benchmark(tmp_path / "alone").reference.features(Means())
     reference, first, second = benchmark(tmp_path).reference, Means(), Means()
-    reference.prepare(first, runner.Part(1, 2))
+    reference.prepare(first, Part(1, 2))
     assert first.looked == 7 + 7 + 5
     np.testing.assert_array_equal(reference.features(second), alone)
     assert second.looked == 40 - first.looked

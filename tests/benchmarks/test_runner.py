@@ -21,11 +21,14 @@ import pytest
 from PIL import Image
 
 from benchmarks import environment, runner, store
+from benchmarks.limit import limited
+from benchmarks.predicting import seed_for
 from benchmarks.types import BenchError, Json, Prediction, Sample, Verdict
+from benchmarks.work import Part, Settings
 from tests.fakes import FakeAnswerer, FakeBenchmark, FakeGenerator
 
-SETTINGS = runner.Settings(suite="toy", batch_size=2)
-ALONE = runner.Part()
+SETTINGS = Settings(suite="toy", batch_size=2)
+ALONE = Part()
 ROOT = Path(__file__).parents[2]
 
 
@@ -67,8 +70,8 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes, ob
 
 def test_seeds_depend_on_base_seed_and_id_alone() -> None:
     digest = hashlib.sha256(b"0/geneval/00017/2").digest()
-    assert runner.seed_for(0, "geneval/00017/2") == int.from_bytes(digest[:8], "big") // 2
-    seeds = {runner.seed_for(base, f"geneval/{number:05d}/0") for base in (0, 1) for number in range(500)}
+    assert seed_for(0, "geneval/00017/2") == int.from_bytes(digest[:8], "big") // 2
+    seeds = {seed_for(base, f"geneval/{number:05d}/0") for base in (0, 1) for number in range(500)}
     assert len(seeds) == 1000
     assert all(0 <= seed < 2**63 for seed in seeds)
 
@@ -86,7 +89,7 @@ def test_the_record_holds_what_was_run(tmp_path: Path) -> None:
     assert record.hardware["cores"] == environment.usable_cores()
     assert "pillow" in record.packages
     # Scores by hand: the image's red is the seed modulo 256.
-    values = [runner.seed_for(0, sample.id) % 256 / 255 >= 0.5 for sample in FakeBenchmark().samples()]
+    values = [seed_for(0, sample.id) % 256 / 255 >= 0.5 for sample in FakeBenchmark().samples()]
     assert record.metrics[0].value == pytest.approx(sum(values) / 12)
     assert [score.value for score in store.read_scores(tmp_path / "fake")] == values
 
@@ -96,7 +99,7 @@ def test_predictions_keep_seed_and_digest_of_their_image(tmp_path: Path) -> None
     stored = store.read_predictions(tmp_path / "fake")
     assert len(stored) == 12
     for prediction in stored.values():
-        assert prediction.seed == runner.seed_for(0, prediction.id)
+        assert prediction.seed == seed_for(0, prediction.id)
         assert prediction.image == f"images/{prediction.id}.png"
         data = (tmp_path / "fake" / prediction.image).read_bytes()
         assert prediction.sha256 == hashlib.sha256(data).hexdigest()
@@ -106,7 +109,7 @@ def test_predictions_keep_seed_and_digest_of_their_image(tmp_path: Path) -> None
 def test_another_batch_size_gives_the_same_run(
     tmp_path: Path, expected: tuple[bytes, bytes, object], batch_size: int
 ) -> None:
-    settings = runner.Settings(suite="toy", batch_size=batch_size)
+    settings = Settings(suite="toy", batch_size=batch_size)
     runner.run(tmp_path, [FakeBenchmark(), FakeBenchmark(name="other")], FakeGenerator(), settings, ALONE)
     assert result(tmp_path) == expected
 
@@ -117,10 +120,10 @@ def test_processes_an_hour_apart_share_a_run(
 ) -> None:
     benchmarks = [FakeBenchmark(), FakeBenchmark(name="other")]
     for rank in order[:-1]:
-        assert runner.run(tmp_path, benchmarks, FakeGenerator(), SETTINGS, runner.Part(rank, 3)) is None
+        assert runner.run(tmp_path, benchmarks, FakeGenerator(), SETTINGS, Part(rank, 3)) is None
         assert "samples are missing, such as fake/" in capsys.readouterr().err
         assert not (tmp_path / "run.json").exists()
-    assert runner.run(tmp_path, benchmarks, FakeGenerator(), SETTINGS, runner.Part(order[-1], 3)) is not None
+    assert runner.run(tmp_path, benchmarks, FakeGenerator(), SETTINGS, Part(order[-1], 3)) is not None
     assert result(tmp_path) == expected
 
 
@@ -179,7 +182,7 @@ def test_a_complete_run_is_not_done_again(tmp_path: Path) -> None:
 def test_a_lost_shard_is_done_again(tmp_path: Path, expected: tuple[bytes, bytes, object]) -> None:
     benchmarks = [FakeBenchmark(), FakeBenchmark(name="other")]
     for rank in range(2):
-        runner.run(tmp_path, benchmarks, FakeGenerator(), SETTINGS, runner.Part(rank, 2))
+        runner.run(tmp_path, benchmarks, FakeGenerator(), SETTINGS, Part(rank, 2))
     (tmp_path / "fake" / "predictions" / "rank00001.jsonl").unlink()
     with pytest.raises(BenchError, match="6 of 12 samples are missing, such as fake/00000/1"):
         runner.rescore(tmp_path, benchmarks)
@@ -210,7 +213,7 @@ def test_what_a_model_could_not_do_is_missing_and_retried(
 def test_what_a_judge_refuses_is_missing_and_retried(
     tmp_path: Path, expected: tuple[bytes, bytes, object], batch_size: int
 ) -> None:
-    settings = runner.Settings(suite="toy", batch_size=batch_size)
+    settings = Settings(suite="toy", batch_size=batch_size)
     benchmarks = [FakeBenchmark(refuse={"fake/00002/1"}), FakeBenchmark(name="other")]
     records = runner.run(tmp_path, benchmarks, FakeGenerator(), settings, ALONE)
     assert records is not None
@@ -273,7 +276,7 @@ def test_rescoring_applies_another_rule_to_what_the_judge_saw(tmp_path: Path) ->
 def test_another_seed_or_model_may_not_enter_a_run(tmp_path: Path) -> None:
     runner.run(tmp_path, [FakeBenchmark()], FakeGenerator(), SETTINGS, ALONE)
     with pytest.raises(BenchError, match=r"seed is 0 there and 1 here"):
-        runner.run(tmp_path, [FakeBenchmark()], FakeGenerator(), runner.Settings(suite="toy", seed=1), ALONE)
+        runner.run(tmp_path, [FakeBenchmark()], FakeGenerator(), Settings(suite="toy", seed=1), ALONE)
     with pytest.raises(BenchError, match=r'model.digest is "0" there and "1" here'):
         runner.run(tmp_path, [FakeBenchmark()], FakeGenerator(digest="1"), SETTINGS, ALONE)
     with pytest.raises(BenchError, match=r"benchmarks.fake.data.groups is 6 there and 7 here"):
@@ -289,14 +292,14 @@ def test_a_second_process_of_the_same_rank_is_refused(tmp_path: Path) -> None:
 
 
 def test_part_comes_from_the_environment() -> None:
-    assert runner.Part.from_environment({}) == runner.Part(0, 1)
-    assert runner.Part.from_environment({"RANK": "3", "WORLD_SIZE": "4"}) == runner.Part(3, 4)
+    assert Part.from_environment({}) == Part(0, 1)
+    assert Part.from_environment({"RANK": "3", "WORLD_SIZE": "4"}) == Part(3, 4)
 
 
 @pytest.mark.parametrize(("rank", "world"), [("2", "2"), ("-1", "2"), ("x", "2"), ("0", "0"), ("0", "")])
 def test_nonsense_in_the_environment_is_a_users_error(rank: str, world: str) -> None:
     with pytest.raises(BenchError, match=f"RANK={rank} and WORLD_SIZE={world} do not fit"):
-        runner.Part.from_environment({"RANK": rank, "WORLD_SIZE": world})
+        Part.from_environment({"RANK": rank, "WORLD_SIZE": world})
 
 
 def samples_of(strata: str, per_group: int) -> list[Sample]:
@@ -321,11 +324,11 @@ def samples_of(strata: str, per_group: int) -> list[Sample]:
 )
 def test_a_limit_takes_whole_groups_of_every_stratum(strata: str, limit: int, groups: str) -> None:
     samples = samples_of(strata, per_group=4)
-    assert runner.limited(samples, limit) == [sample for sample in samples if sample.group in groups]
+    assert limited(samples, limit) == [sample for sample in samples if sample.group in groups]
 
 
 def test_a_limited_run_is_not_the_whole_run(tmp_path: Path) -> None:
-    limited = runner.Settings(suite="toy", limit=5, batch_size=2)
+    limited = Settings(suite="toy", limit=5, batch_size=2)
     records = runner.run(tmp_path, [FakeBenchmark()], FakeGenerator(), limited, ALONE)
     assert records is not None
     assert records[0].metrics[0].n == 6
@@ -371,7 +374,7 @@ def test_the_longest_come_first_and_change_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("batch_size", "batches"), [(2, [5, 5, 2]), (6, [6, 6])])
 def test_a_judge_sees_as_many_as_it_can_keep_busy_with(tmp_path: Path, batch_size: int, batches: list[int]) -> None:
     benchmark = Sorted()
-    runner.run(tmp_path, [benchmark], FakeGenerator(), runner.Settings("toy", batch_size=batch_size), ALONE)
+    runner.run(tmp_path, [benchmark], FakeGenerator(), Settings("toy", batch_size=batch_size), ALONE)
     assert benchmark.judge_batches == batches
 
 
@@ -396,7 +399,7 @@ class Reader(FakeAnswerer):
 
 def test_a_model_is_told_what_it_will_be_asked(tmp_path: Path) -> None:
     model = Reader()
-    settings = runner.Settings(suite="toy", batch_size=2, workers=3)
+    settings = Settings(suite="toy", batch_size=2, workers=3)
     for _ in range(2):  # the second time nothing is left to ask
         runner.run(tmp_path, [Sorted(task="answer")], model, settings, ALONE)
     assert model.announced == [([sample.id for sample in reversed(FakeBenchmark().samples())], 3)]
@@ -433,9 +436,9 @@ def test_another_judge_looks_at_the_stored_predictions(tmp_path: Path) -> None:
 def test_processes_share_the_work_of_another_judge(tmp_path: Path) -> None:
     runner.run(tmp_path, [Sorted()], FakeGenerator(), SETTINGS, ALONE)
     halves = [Sorted(judge_name="second"), Sorted(judge_name="second")]
-    assert runner.rejudge(tmp_path, halves[:1], 2, runner.Part(0, 2)) is None
+    assert runner.rejudge(tmp_path, halves[:1], 2, Part(0, 2)) is None
     assert not (tmp_path / "run.json").exists()
-    assert runner.rejudge(tmp_path, halves[1:], 2, runner.Part(1, 2)) is not None
+    assert runner.rejudge(tmp_path, halves[1:], 2, Part(1, 2)) is not None
     assert [len(half.judged) for half in halves] == [6, 6]
     assert len(list((tmp_path / "fake").glob("verdicts*"))) == 2
 
@@ -460,7 +463,7 @@ def test_a_judge_that_was_replaced_meanwhile_writes_nothing(tmp_path: Path) -> N
     class Overtaken(Sorted):
         def samples(self) -> Sequence[Sample]:
             if again and not again[0].judged:
-                runner.rejudge(tmp_path, again, 2, runner.Part(0, 2))
+                runner.rejudge(tmp_path, again, 2, Part(0, 2))
             return super().samples()
 
     again: list[Sorted] = []

@@ -12,7 +12,9 @@ import pytest
 
 from benchmarks import runner, store
 from benchmarks.bench.runner import Stub, StubModel, rows_per_second
+from benchmarks.predicting import seed_for
 from benchmarks.types import BenchError, Prediction, Verdict
+from benchmarks.work import Part, Settings
 
 ROWS = [Verdict(f"fake/{number}", {"value": number}) for number in range(50)]
 
@@ -98,14 +100,14 @@ def test_merging_takes_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(store, "BLOCK", 1 << 16)  # what a block takes counts for nothing in a million
     size = 5000
     benchmark = Stub(size)
-    runner.run(tmp_path, [benchmark], StubModel(), runner.Settings("stub", batch_size=100), runner.Part())
+    runner.run(tmp_path, [benchmark], StubModel(), Settings("stub", batch_size=100), Part())
     samples = benchmark.samples()
     tracemalloc.start()
     (metric,) = runner.merge(tmp_path / "stub", benchmark, samples)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 520 * size
-    replies = [round(runner.seed_for(0, sample.id) % 1000 / 1000, 3) for sample in samples]
+    replies = [round(seed_for(0, sample.id) % 1000 / 1000, 3) for sample in samples]
     assert metric.value == pytest.approx(sum(replies) / size)
     assert metric.n == size
 

@@ -12,6 +12,7 @@ import pytest
 from benchmarks import catalog, runner
 from benchmarks.subset import Subset, shares, stratified
 from benchmarks.types import Sample
+from benchmarks.work import Part, Settings
 from tests.fakes import FakeBenchmark, FakeGenerator
 
 
@@ -72,8 +73,8 @@ def test_a_group_counts_to_the_stratum_of_its_first_sample() -> None:
 
 def test_a_run_of_a_subset_records_which_and_scores_the_same(tmp_path: Path) -> None:
     whole, subset = FakeBenchmark(groups=12), Subset(FakeBenchmark(groups=12), 6)
-    settings = runner.Settings(suite="ci")
-    (record,) = runner.run(tmp_path / "part", [subset], FakeGenerator(), settings, runner.Part()) or []
+    settings = Settings(suite="ci")
+    (record,) = runner.run(tmp_path / "part", [subset], FakeGenerator(), settings, Part()) or []
     chosen = "\n".join(sample.id for sample in subset.samples())
     assert record.settings["subset"] == {
         "groups": 6,
@@ -82,7 +83,7 @@ def test_a_run_of_a_subset_records_which_and_scores_the_same(tmp_path: Path) -> 
     }
     assert (record.metrics[0].n, record.judge) == (12, {"name": "reader"})
     assert Counter(sample.stratum for sample in subset.samples()) == {"a": 4, "b": 4, "c": 4}
-    runner.run(tmp_path / "whole", [whole], FakeGenerator(), settings, runner.Part())
+    runner.run(tmp_path / "whole", [whole], FakeGenerator(), settings, Part())
     of_whole = set((tmp_path / "whole" / "fake" / "scores.jsonl").read_text().splitlines())
     assert of_whole > set((tmp_path / "part" / "fake" / "scores.jsonl").read_text().splitlines())
 

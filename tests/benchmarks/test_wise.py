@@ -22,6 +22,7 @@ from benchmarks.shapes.scene import render
 from benchmarks.types import BenchError, Json, JudgeError, Metric, Prediction, Sample, Score
 from benchmarks.wise import LEGACY, VERIFIED, Edition, Wise
 from benchmarks.wise_wording import Profile, Wording, find_wording
+from benchmarks.work import Part, Settings
 
 #: The models of leadboard.md (PKU-YuanGroup/WISE at eb51174): overall, then the categories in the table's order.
 VERIFIED_LEADERBOARD = {
@@ -123,7 +124,7 @@ def benchmark(profile: Profile, judge: Any, ids: Sequence[int] = (1, 2, 401, 521
 
 
 def run(root: Path, one: Wise, model: Any = None) -> list[Metric]:
-    records = runner.run(root, [one], model or Gray(), runner.Settings(suite="toy"), runner.Part())
+    records = runner.run(root, [one], model or Gray(), Settings(suite="toy"), Part())
     assert records is not None
     return list(records[0].metrics)
 
@@ -548,8 +549,8 @@ class Oracle:
 )
 def test_ceiling_and_floor_of_the_toy_suite(tmp_path: Path, model: Any, low: float, high: float) -> None:
     toy = Wise.toy()
-    settings = runner.Settings(suite="toy", limit=48)
-    records = runner.run(tmp_path, [toy], model, settings, runner.Part())
+    settings = Settings(suite="toy", limit=48)
+    records = runner.run(tmp_path, [toy], model, settings, Part())
     assert records is not None
     (record,) = records
     overall = record.metrics[0]

@@ -14,9 +14,10 @@ from benchmarks import runner
 from benchmarks.endpoint import ChatEndpoint, ImagesEndpoint
 from benchmarks.folder import FolderImages
 from benchmarks.geneval import GenEval
-from benchmarks.runner import Model
-from benchmarks.types import Benchmark
+from benchmarks.limit import limited
+from benchmarks.types import Benchmark, Model
 from benchmarks.vqav2 import Vqav2
+from benchmarks.work import Part, Settings
 from model.adapters import DiffusersPipeline, Janus
 from tests.benchmarks.test_endpoint import serving
 from tests.model.test_adapters import parts
@@ -27,14 +28,14 @@ LIMIT = 4
 
 def run(out: Path, benchmark: Benchmark, model: Model) -> None:
     """Every sample is scored, and a second start finds nothing left to do."""
-    settings = runner.Settings(suite="toy", limit=LIMIT)
-    records = runner.run(out, [benchmark], model, settings, runner.Part())
+    settings = Settings(suite="toy", limit=LIMIT)
+    records = runner.run(out, [benchmark], model, settings, Part())
     assert records is not None
     assert records[0].metrics[0].n >= LIMIT
     assert records[0].metrics[0].missing == 0
     shards = sorted(out.rglob("predictions/*.jsonl"))
     before = [path.read_bytes() for path in shards]
-    assert runner.run(out, [benchmark], model, settings, runner.Part()) is not None
+    assert runner.run(out, [benchmark], model, settings, Part()) is not None
     assert [path.read_bytes() for path in shards] == before
 
 
@@ -49,7 +50,7 @@ def diffusers(folder: Path) -> DiffusersPipeline:
 
 
 def images(folder: Path) -> FolderImages:
-    for sample in runner.limited(GenEval.toy().samples(), LIMIT):
+    for sample in limited(GenEval.toy().samples(), LIMIT):
         path = folder / f"{sample.meta['file']}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (64, 64), "gray").save(path)

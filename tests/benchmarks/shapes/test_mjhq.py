@@ -18,6 +18,7 @@ from benchmarks.mjhq import Mjhq
 from benchmarks.shapes.mjhq import CATEGORIES, SIZE, ShapesFeatures, digest, prompts, references
 from benchmarks.shapes.reference import Blank, Oracle
 from benchmarks.types import Generator, Metric
+from benchmarks.work import Part, Settings
 
 #: Fewer than the suite's, for time; more than there are features.
 PER_CATEGORY = 60
@@ -58,7 +59,7 @@ def test_features_do_not_depend_on_what_else_is_looked_at() -> None:
 
 
 def metrics(model: Generator, folder: Path) -> dict[str, Metric]:
-    records = runner.run(folder, [Mjhq.toy(PER_CATEGORY)], model, runner.Settings("toy", batch_size=96), runner.Part())
+    records = runner.run(folder, [Mjhq.toy(PER_CATEGORY)], model, Settings("toy", batch_size=96), Part())
     assert records is not None
     return {metric.name: metric for metric in records[0].metrics}
 
