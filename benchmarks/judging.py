@@ -31,6 +31,11 @@ def judge(
     part: Part,
     timeout: float,
 ) -> None:
+    """Store a verdict on each prediction without error of the process's ``own`` samples, in its shard of ``folder``.
+
+    A judge has ``timeout`` seconds for each sample. Raises BenchError where another judge has judged there meanwhile,
+    for a shard that another process writes, and a full disk.
+    """
     with store.Shard(store.shard_path(folder, Verdict, part.rank)) as shard:
         store.check_judge(folder, spec)
         predictions, stored = store.read_predictions(folder), store.read_errors(folder, Verdict)

@@ -47,6 +47,8 @@ def seed_for(base_seed: int, sample_id: str) -> int:
 def predict(
     folder: Path, benchmark: Benchmark, model: Model, own: Sequence[Sample], settings: Settings, part: Part
 ) -> None:
+    """Store a prediction of each of the process's ``own`` samples in its shard of ``folder``; what is stored without
+    error is not predicted again. Raises BenchError for a shard that another process writes, and a full disk."""
     with store.Shard(store.shard_path(folder, Prediction, part.rank)) as shard:
         stored = store.read_errors(folder, Prediction)
         pending = [sample for sample in own if sample.id not in stored or stored[sample.id] is not None]
@@ -57,8 +59,8 @@ def predict(
         done, size = 0, settings.batch_size
         with progress(f"{benchmark.name}: predict", len(own), len(pending), part) as advance:
             while done < len(pending):
-                with closing(_in_batches(folder, benchmark, model, pending[done:], size, settings)) as batches:
-                    for rows in batches:
+                with closing(_in_batches(folder, benchmark, model, pending[done:], size, settings)) as predicted:
+                    for rows in predicted:
                         if isinstance(rows, str):
                             size = _halved(folder, benchmark, min(size, len(pending) - done), rows)
                         else:
