@@ -23,6 +23,7 @@ from scipy import special
 from benchmarks import store
 from benchmarks.geneval import TAGS, Metadata, read_results
 from benchmarks.intervals import Interval, clustered_mean
+from benchmarks.spec import read_spec
 from benchmarks.types import BenchError, Json
 
 #: Number of the prompt, number of the image.
@@ -177,7 +178,7 @@ def _count(row: Mapping[str, str], k: int) -> int:
 def read_verdicts(path: Path) -> dict[Image, Judged]:
     """Verdicts by image: from an official results.jsonl, or from the scores of a run's folder. Raises BenchError."""
     if path.is_dir():
-        if store.read_spec(path)[0].suite == "toy":
+        if read_spec(path)[0].suite == "toy":
             raise BenchError(f"{path} is a run of the toy suite, whose prompts are not those that people annotated")
         found = {
             score.id.partition("/")[2]: Judged(score.stratum, None if score.value is None else score.value >= 0.5)

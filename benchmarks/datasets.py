@@ -27,6 +27,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from benchmarks.disk import replace_file
 from benchmarks.paths import unpack, within
 from benchmarks.types import BenchError
 
@@ -336,9 +337,7 @@ def _pin(dataset: HubDataset, folder: Path) -> tuple[RemoteFile, ...]:
     if not path.is_file():
         commit, files = _ask_hub(dataset, folder)
         content = json.dumps({"repo": dataset.repo, "commit": commit, "files": [asdict(file) for file in files]})
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(content)
-        os.replace(temporary, path)
+        replace_file(path, [content.encode()])
     files = _files(dataset, folder, "")
     missing = sum(file.size or 0 for file in files if not (folder / file.name).is_file())
     print(f"{dataset.repo}: {len(files)} files, {_human(missing)} to fetch", file=sys.stderr)

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from benchmarks.store import Environment
+from benchmarks.spec import Environment
 from benchmarks.types import Json
 
 #: Distributions whose version can change a number.

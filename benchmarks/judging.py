@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from benchmarks import environment, store
+from benchmarks.spec import RunSpec, check_judge, note_environment
 from benchmarks.types import Benchmark, JudgeError, Prediction, Sample, Verdict
 from benchmarks.work import Part, batches, is_out_of_memory, message, progress
 
@@ -24,7 +25,7 @@ class JudgesMany(Protocol):
 
 def judge(
     folder: Path,
-    spec: store.RunSpec,
+    spec: RunSpec,
     benchmark: Benchmark,
     own: Sequence[Sample],
     batch_size: int,
@@ -37,12 +38,12 @@ def judge(
     for a shard that another process writes, and a full disk.
     """
     with store.Shard(store.shard_path(folder, Verdict, part.rank)) as shard:
-        store.check_judge(folder, spec)
+        check_judge(folder, spec)
         predictions, stored = store.read_predictions(folder), store.read_errors(folder, Verdict)
         usable = [sample for sample in own if sample.id not in predictions.errors]
         pending = [sample for sample in usable if sample.id not in stored or stored[sample.id] is not None]
         if pending:
-            store.note_environment(folder.parent, environment.current(), "judge")
+            note_environment(folder.parent, environment.current(), "judge")
         if isinstance(benchmark, JudgesMany):
             batch_size = max(batch_size, benchmark.judged_together)
         with progress(f"{benchmark.name}: judge", len(usable), len(pending), part) as advance:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
 
 from benchmarks import environment, store
+from benchmarks.spec import note_environment, note_out_of_memory
 from benchmarks.types import Answerer, Benchmark, Generator, Model, Prediction, Sample
 from benchmarks.work import Part, Settings, batches, is_out_of_memory, log, message, progress
 
@@ -55,7 +56,7 @@ def predict(
         if isinstance(benchmark, LongestFirst):
             pending = benchmark.longest_first(pending)
         if pending:
-            store.note_environment(folder.parent, environment.current(), "generate")
+            note_environment(folder.parent, environment.current(), "generate")
         done, size = 0, settings.batch_size
         with progress(f"{benchmark.name}: predict", len(own), len(pending), part) as advance:
             while done < len(pending):
@@ -84,7 +85,7 @@ def _in_batches(
 
 def _halved(folder: Path, benchmark: Benchmark, samples: int, said: str) -> int:
     """The size to go on with after a batch of so many ``samples`` that the memory did not hold, which is recorded."""
-    store.note_out_of_memory(folder.parent, benchmark.name, samples, said)
+    note_out_of_memory(folder.parent, benchmark.name, samples, said)
     log(f"{benchmark.name}: no memory for {samples} samples together, on with {samples // 2}: {said}")
     gc.collect()
     torch = sys.modules.get("torch")

@@ -14,6 +14,7 @@ from typing import Protocol, runtime_checkable
 
 from benchmarks import environment, judging, predicting, store
 from benchmarks.limit import limited
+from benchmarks.spec import Environment, RunSpec, open_run, read_spec, replace_judges
 from benchmarks.types import BenchError, Benchmark, Json, Metric, Model, Prediction, RunRecord, Sample, Score, Verdict
 from benchmarks.work import JUDGE_TIMEOUT, Part, Settings, log
 
@@ -40,14 +41,14 @@ def run(
     stored without error is not done again. Raises BenchError for a run with other settings, a shard that
     another process writes, and a disk that takes no more.
     """
-    spec = store.RunSpec(
+    spec = RunSpec(
         suite=settings.suite,
         seed=settings.seed,
         limit=settings.limit,
         model=model.describe(),
         benchmarks={benchmark.name: _described(benchmark) for benchmark in benchmarks},
     )
-    store.open_run(root, spec, environment.current())
+    open_run(root, spec, environment.current())
     return _do(root, spec, benchmarks, model, settings, part)
 
 
@@ -57,8 +58,8 @@ def generate(root: Path, benchmarks: Sequence[Benchmark], model: Model, settings
     Returns how many samples no process has predicted yet. Raises BenchError as ``run`` does.
     """
     described = {benchmark.name: _described(benchmark, judged=False) for benchmark in benchmarks}
-    spec = store.RunSpec(settings.suite, settings.seed, settings.limit, model.describe(), described)
-    store.open_run(root, spec, environment.current())
+    spec = RunSpec(settings.suite, settings.seed, settings.limit, model.describe(), described)
+    open_run(root, spec, environment.current())
     missing = 0
     for benchmark in benchmarks:
         samples = _samples(benchmark, settings.limit)
@@ -76,12 +77,12 @@ def judge(
     Returns how many predictions of theirs nobody has judged yet. Raises BenchError where predictions are missing, and
     where the run has other settings or judges.
     """
-    stored, _ = store.read_spec(root)
+    stored, _ = read_spec(root)
     described = {benchmark.name: _as_stored(stored, benchmark) for benchmark in benchmarks}
     samples = {benchmark.name: _samples(benchmark, stored.limit) for benchmark in benchmarks}
     _check_predicted(root, samples)
     spec = replace(stored, benchmarks={**stored.benchmarks, **described})
-    store.open_run(root, spec, environment.current())
+    open_run(root, spec, environment.current())
     missing = 0
     for benchmark in benchmarks:
         folder, asked = root / benchmark.name, samples[benchmark.name]
@@ -97,7 +98,7 @@ def score(root: Path, benchmarks: Sequence[Benchmark]) -> list[RunRecord]:
 
     Raises BenchError with the number of samples that the stages before have left.
     """
-    spec, _ = store.read_spec(root)
+    spec, _ = read_spec(root)
     for benchmark in benchmarks:
         stored = spec.benchmarks[benchmark.name]
         if (benchmark.version, benchmark.profile) != (stored["version"], stored["profile"]):
@@ -152,20 +153,20 @@ def rejudge(
 
     ``benchmarks`` have the judges that they shall have; ``kept`` are all others of the run, whose judges and verdicts
     stay. Records as of ``run``; they say what was replaced. Raises BenchError when a prediction is missing, and as
-    ``store.rejudge`` does; nothing has changed then.
+    ``replace_judges`` does; nothing has changed then.
     """
-    stored, _ = store.read_spec(root)
+    stored, _ = read_spec(root)
     described = {benchmark.name: _as_stored(stored, benchmark) for benchmark in benchmarks}
     spec = replace(stored, benchmarks={**{one.name: stored.benchmarks[one.name] for one in kept}, **described})
     _check_predicted(root, {benchmark.name: _samples(benchmark, spec.limit) for benchmark in benchmarks})
-    store.rejudge(root, spec, environment.current())
+    replace_judges(root, spec, environment.current())
     settings = Settings(spec.suite, spec.seed, spec.limit, batch_size, judge_timeout=timeout)
     return _do(root, spec, benchmarks, None, settings, part, kept)
 
 
 def _do(
     root: Path,
-    spec: store.RunSpec,
+    spec: RunSpec,
     benchmarks: Sequence[Benchmark],
     model: Model | None,
     settings: Settings,
@@ -205,7 +206,7 @@ def rescore(root: Path, benchmarks: Sequence[Benchmark]) -> list[RunRecord]:
     The records name the version and profile of the rules; the rest of them is the stored run's.
     Raises BenchError when ``root`` holds no run, or a sample of it is missing.
     """
-    spec, _ = store.read_spec(root)
+    spec, _ = read_spec(root)
     metrics = {
         benchmark.name: merge(root / benchmark.name, benchmark, _samples(benchmark, spec.limit))
         for benchmark in benchmarks
@@ -263,7 +264,7 @@ def _finish(
     metrics: Mapping[str, Sequence[Metric]],
 ) -> list[RunRecord]:
     # As it is now: other processes may have added to it.
-    spec, started_in = store.read_spec(root)
+    spec, started_in = read_spec(root)
     records = [
         record(benchmark.name, benchmark.version, benchmark.profile, metrics[benchmark.name], spec, started_in)
         for benchmark in benchmarks
@@ -277,8 +278,8 @@ def record(
     version: str,
     profile: str,
     metrics: Sequence[Metric],
-    spec: store.RunSpec,
-    started_in: store.Environment,
+    spec: RunSpec,
+    started_in: Environment,
 ) -> RunRecord:
     """What is known about one benchmark of the run, with these metrics by rules of that version and profile."""
     # Not benchmark.describe(): rescoring needs no judge, and what saw the predictions is what the spec says.
@@ -311,7 +312,7 @@ def _described(benchmark: Benchmark, judged: bool = True) -> dict[str, Json]:
     return {key: value for key, value in described.items() if key != "judge"}
 
 
-def _as_stored(stored: store.RunSpec, benchmark: Benchmark) -> dict[str, Json]:
+def _as_stored(stored: RunSpec, benchmark: Benchmark) -> dict[str, Json]:
     """``_described``; of rewritten prompts, which only the model sees, what the stored run says."""
     there = stored.benchmarks.get(benchmark.name, {})
     return {**({"rewrite": there["rewrite"]} if "rewrite" in there else {}), **_described(benchmark)}

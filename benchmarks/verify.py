@@ -16,6 +16,7 @@ from benchmarks import store
 from benchmarks.limit import limited
 from benchmarks.predicting import seed_for
 from benchmarks.runner import IncompleteError, judge_of, record, scored
+from benchmarks.spec import Environment, RunSpec, read_spec
 from benchmarks.types import BenchError, Benchmark, Json, Prediction, RunRecord, Sample, Score, Verdict, printable
 
 #: Computed again on another machine, a Fréchet distance differs by less than this.
@@ -50,7 +51,7 @@ def verify(root: Path, benchmarks: Mapping[str, Benchmark | BenchError], weights
     it is scored again. ``weights_sha256`` is the digest of the model's weights as they are here, None where they are
     not. Raises BenchError where ``root`` holds no run.
     """
-    spec, environment = store.read_spec(root)
+    spec, environment = read_spec(root)
     differences: list[Difference] = []
     left_out: list[str] = []
     recorded: dict[str, RunRecord] = {}
@@ -96,8 +97,8 @@ def _results(
     folder: Path,
     benchmark: Benchmark,
     samples: Sequence[Sample],
-    spec: store.RunSpec,
-    environment: store.Environment,
+    spec: RunSpec,
+    environment: Environment,
     recorded: RunRecord | None,
     left_out: list[str],
 ) -> Iterator[Difference]:

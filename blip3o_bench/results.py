@@ -95,10 +95,10 @@ def _report_results(path: Path) -> None:
 @click.pass_context
 def verify(ctx: click.Context, folder: Path, weights: Path | None, data_dir: Path | None) -> None:
     """Compute a run's digests, counts and scores again; name what differs, and exit 1 if anything does."""
-    from benchmarks import store
     from benchmarks import verify as verifying
+    from benchmarks.spec import read_spec
 
-    spec, _ = store.read_spec(folder)
+    spec, _ = read_spec(folder)
     benchmarks: dict[str, Benchmark | BenchError] = {}
     for name in spec.benchmarks:
         try:

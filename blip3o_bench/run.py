@@ -319,9 +319,9 @@ def _share_cores() -> None:
 
 def _same_as_stored(out: Path, given: Mapping[str, object]) -> None:
     """Raise BenchError for an option that the stored run was not started with."""
-    from benchmarks import store
+    from benchmarks.spec import read_spec
 
-    spec, _ = store.read_spec(out)
+    spec, _ = read_spec(out)
     stored = {"suite": spec.suite, "seed": spec.seed, "limit": spec.limit, "benchmarks": sorted(spec.benchmarks)}
     for field, value in given.items():
         if value is not None and value != stored[field]:

@@ -74,9 +74,9 @@ def tell_lacking(lacking: Mapping[str, Sequence[str]]) -> None:
 
 def stored_names(out: Path) -> list[str]:
     """The benchmarks of the run in ``out``."""
-    from benchmarks import store
+    from benchmarks.spec import read_spec
 
-    return list(store.read_spec(out)[0].benchmarks)
+    return list(read_spec(out)[0].benchmarks)
 
 
 def stored_benchmarks(
@@ -85,9 +85,10 @@ def stored_benchmarks(
     """The benchmarks of the run in ``out``, or those with these names, under their stored profiles where none of
     ``profiles`` is for them. Raises BenchError, if they are to be ``judged``, once everything is told that any of them
     lacks for that."""
-    from benchmarks import needs, store
+    from benchmarks import needs
+    from benchmarks.spec import read_spec
 
-    spec, _ = store.read_spec(out)
+    spec, _ = read_spec(out)
     if unknown := [name for name in names if name not in spec.benchmarks]:
         raise BenchError(f"the run in {out} has no {unknown[0]}: choose among {', '.join(spec.benchmarks)}")
     suite = cast(catalog.Suite, spec.suite)

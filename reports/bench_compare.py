@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.store import Environment, RunSpec, Shard, open_run, shard_path, write_records, write_scores
+from benchmarks.spec import Environment, RunSpec, open_run
+from benchmarks.store import Shard, shard_path, write_records, write_scores
 from benchmarks.types import Metric, Prediction, RunRecord, Score
 from reports.composition import RULES, Composed, Items, compose
 from reports.gate import EXIT_CODES, Case, Gate, Gated, Judged, RuleName, Verdict, judge

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks.store import read_records, read_spec
+from benchmarks.spec import read_spec
+from benchmarks.store import read_records
 from benchmarks.types import BenchError, Metric, RunRecord
 from reports.published import is_headline
 from reports.tables import leaves, shortened

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from benchmarks import catalog, environment, runner, store
 from benchmarks.rewrite import Rewritten
+from benchmarks.spec import read_spec
 from benchmarks.types import BenchError, Json, Sample, Verdict
 from benchmarks.work import Part, Settings
 from blip3o_bench import main, models
@@ -63,7 +64,7 @@ def test_three_stages_give_the_bytes_of_one(tmp_path: Path, together: dict[str, 
     ranks = [Part(rank, world) for rank in range(world)]
     left = [runner.generate(tmp_path, pair(weights=""), FakeGenerator(), SETTINGS, part) for part in ranks]
     assert left == ([0] if world == 1 else [16, 8, 0])
-    assert all("judge" not in one for one in store.read_spec(tmp_path)[0].benchmarks.values())
+    assert all("judge" not in one for one in read_spec(tmp_path)[0].benchmarks.values())
     benchmarks = pair()
     left = [runner.judge(tmp_path, benchmarks, 4, part) for part in ranks]
     assert left == ([0] if world == 1 else [16, 8, 0])
@@ -105,7 +106,7 @@ def test_a_stage_that_is_not_complete_says_how_many_are_missing(tmp_path: Path) 
         runner.judge(tmp_path, pair(), 4, ALONE)
     with pytest.raises(BenchError, match=missing):
         runner.score(tmp_path, pair())
-    assert "judge" not in store.read_spec(tmp_path)[0].benchmarks["fake"]
+    assert "judge" not in read_spec(tmp_path)[0].benchmarks["fake"]
     runner.generate(tmp_path, pair(), FakeGenerator(), SETTINGS, Part(1, 2))
     runner.judge(tmp_path, pair(), 4, Part(1, 2))
     with pytest.raises(
@@ -306,7 +307,7 @@ def test_drawing_needs_no_package_of_a_judge(tmp_path: Path) -> None:
     options = ("--model", "oracle", "--limit", "2", "--out", tmp_path)
     done = without(JUDGES, *names, *options, "--stage", "generate")
     assert done.returncode == 0, done.stderr
-    spec, _ = store.read_spec(tmp_path)
+    spec, _ = read_spec(tmp_path)
     assert {name: "judge" in spec.benchmarks[name] for name in names} == dict.fromkeys(names, False)
 
 

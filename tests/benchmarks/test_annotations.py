@@ -15,6 +15,7 @@ import pytest
 from benchmarks import geneval, store
 from benchmarks.annotations import Confusion, all_there, cohen_kappa, read_annotations, table, validate
 from benchmarks.geneval import TAGS, Metadata
+from benchmarks.spec import Environment, RunSpec, open_run
 from benchmarks.types import BenchError, Score
 
 ONE: Metadata = {"tag": "single_object", "include": [{"class": "dog", "count": 1}], "prompt": "a photo of a dog"}
@@ -151,8 +152,8 @@ def test_a_judge_beside_people(tmp_path: Path) -> None:
 
 
 def started(run: Path, suite: str) -> None:
-    spec = store.RunSpec(suite, seed=0, limit=None, model={"name": "model"}, benchmarks={})
-    store.open_run(run, spec, store.Environment("2026-01-01T00:00:00+00:00", {}, {}, {}))
+    spec = RunSpec(suite, seed=0, limit=None, model={"name": "model"}, benchmarks={})
+    open_run(run, spec, Environment("2026-01-01T00:00:00+00:00", {}, {}, {}))
 
 
 def test_a_run_is_a_judge_too(tmp_path: Path) -> None:

@@ -18,12 +18,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import store
+from benchmarks.spec import Environment, RunSpec, Stage, note_environment, open_run, read_spec
 from benchmarks.types import BenchError, Metric, Prediction, RunRecord, Score, Verdict
 
-SPEC = store.RunSpec(suite="toy", seed=0, limit=None, model={"name": "fake", "digest": "abc"}, benchmarks={})
+SPEC = RunSpec(suite="toy", seed=0, limit=None, model={"name": "fake", "digest": "abc"}, benchmarks={})
 #: What every benchmark of a run has.
 RULES = {"version": "1", "profile": "official"}
-HERE = store.Environment(started="2026-01-01T00:00:00+00:00", code={}, packages={"torch": "2"}, hardware={"cores": 2})
+HERE = Environment(started="2026-01-01T00:00:00+00:00", code={}, packages={"torch": "2"}, hardware={"cores": 2})
 
 
 def prediction(number: int, error: str | None = None, text: str | None = "reply") -> Prediction:
@@ -120,51 +121,51 @@ def test_a_full_disk_is_one_line_and_loses_no_record(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BenchError, match=r"cannot write .*file/spec\.json: "):
-        store.open_run(tmp_path / "file", SPEC, HERE)
+        open_run(tmp_path / "file", SPEC, HERE)
     with pytest.raises(BenchError, match=r"cannot write .*rank00000\.jsonl: "):
         shard(tmp_path / "file")
 
 
 def test_a_run_is_joined_with_the_same_spec_and_keeps_its_first_environment(tmp_path: Path) -> None:
-    later = store.Environment("later", HERE.code, HERE.packages, {"cores": 2, "known": "by one of them only"})
-    store.open_run(tmp_path, SPEC, HERE)
-    store.open_run(tmp_path, SPEC, later)
-    store.note_environment(tmp_path, later, "judge")
-    assert store.read_spec(tmp_path) == (SPEC, HERE)
+    later = Environment("later", HERE.code, HERE.packages, {"cores": 2, "known": "by one of them only"})
+    open_run(tmp_path, SPEC, HERE)
+    open_run(tmp_path, SPEC, later)
+    note_environment(tmp_path, later, "judge")
+    assert read_spec(tmp_path) == (SPEC, HERE)
     assert os.listdir(tmp_path) == ["spec.json"]
 
 
 def test_a_run_of_other_benchmarks_is_named_by_them(tmp_path: Path) -> None:
-    store.open_run(tmp_path, replace(SPEC, benchmarks={"geneval": RULES, "vqav2": RULES}), HERE)
+    open_run(tmp_path, replace(SPEC, benchmarks={"geneval": RULES, "vqav2": RULES}), HERE)
     with pytest.raises(BenchError, match="is a run of geneval, vqav2, not of geneval; name the same benchmarks or"):
-        store.open_run(tmp_path, replace(SPEC, benchmarks={"geneval": RULES}), HERE)
+        open_run(tmp_path, replace(SPEC, benchmarks={"geneval": RULES}), HERE)
 
 
 def test_other_environments_are_recorded_once_for_each_stage(tmp_path: Path) -> None:
-    elsewhere = store.Environment(started="later", code={"revision": "x"}, packages={}, hardware={"cores": 2})
-    store.open_run(tmp_path, SPEC, HERE)
-    stages: tuple[store.Stage, ...] = ("generate", "judge", "judge", "generate")
+    elsewhere = Environment(started="later", code={"revision": "x"}, packages={}, hardware={"cores": 2})
+    open_run(tmp_path, SPEC, HERE)
+    stages: tuple[Stage, ...] = ("generate", "judge", "judge", "generate")
     for stage in stages:
-        store.note_environment(tmp_path, elsewhere, stage)
+        note_environment(tmp_path, elsewhere, stage)
     own = {"code": {"revision": "x"}, "packages": {}, "hardware": {"cores": 2}}
     also = ({"stage": "generate", **own}, {"stage": "judge", **own})
-    assert store.read_spec(tmp_path) == (SPEC, replace(HERE, also=also))
+    assert read_spec(tmp_path) == (SPEC, replace(HERE, also=also))
 
 
 def test_a_judge_is_added_by_the_first_that_names_one(tmp_path: Path) -> None:
     asked = replace(SPEC, benchmarks={"fake": RULES, "other": RULES})
     judged = replace(asked, benchmarks={"fake": {**RULES, "judge": {"boxes": (1, 2)}}, "other": RULES})
-    store.open_run(tmp_path / "apart", asked, HERE)
+    open_run(tmp_path / "apart", asked, HERE)
     for spec in (judged, asked, judged):
-        store.open_run(tmp_path / "apart", spec, HERE)
-    store.open_run(tmp_path / "together", judged, HERE)
-    store.open_run(tmp_path / "together", asked, HERE)
+        open_run(tmp_path / "apart", spec, HERE)
+    open_run(tmp_path / "together", judged, HERE)
+    open_run(tmp_path / "together", asked, HERE)
     assert [(tmp_path / name / "spec.json").read_bytes() for name in ("apart", "together")] == [
         (tmp_path / "together" / "spec.json").read_bytes()
     ] * 2
     another = replace(asked, benchmarks={**judged.benchmarks, "fake": {**RULES, "judge": {"boxes": [3]}}})
     with pytest.raises(BenchError, match=r"benchmarks.fake.judge.boxes is \[1, 2\] there and \[3\] here"):
-        store.open_run(tmp_path / "apart", another, HERE)
+        open_run(tmp_path / "apart", another, HERE)
 
 
 @pytest.mark.parametrize(
@@ -178,11 +179,11 @@ def test_a_judge_is_added_by_the_first_that_names_one(tmp_path: Path) -> None:
 )
 def test_another_spec_is_refused_and_names_the_field(tmp_path: Path, change: dict[str, object], message: str) -> None:
     asked = replace(SPEC, benchmarks={"fake": RULES})
-    store.open_run(tmp_path, asked, HERE)
+    open_run(tmp_path, asked, HERE)
     before = (tmp_path / "spec.json").read_bytes()
-    other = store.RunSpec(**{**vars(asked), **change})
+    other = RunSpec(**{**vars(asked), **change})
     with pytest.raises(BenchError, match=re.escape(message)):
-        store.open_run(tmp_path, other, HERE)
+        open_run(tmp_path, other, HERE)
     assert (tmp_path / "spec.json").read_bytes() == before
 
 
@@ -190,7 +191,7 @@ def test_another_spec_is_refused_and_names_the_field(tmp_path: Path, change: dic
 def test_a_damaged_spec_is_one_line(tmp_path: Path, content: str) -> None:
     (tmp_path / "spec.json").write_text(content)
     with pytest.raises(BenchError, match=r"spec\.json is not the spec of a run"):
-        store.open_run(tmp_path, SPEC, HERE)
+        open_run(tmp_path, SPEC, HERE)
 
 
 @pytest.mark.parametrize(
@@ -204,11 +205,11 @@ def test_a_damaged_spec_is_one_line(tmp_path: Path, content: str) -> None:
     ],
 )
 def test_a_spec_with_impossible_entries_is_one_line(tmp_path: Path, change: dict[str, object]) -> None:
-    store.open_run(tmp_path, SPEC, HERE)
+    open_run(tmp_path, SPEC, HERE)
     content = json.loads((tmp_path / "spec.json").read_bytes())
     (tmp_path / "spec.json").write_text(json.dumps({**content, **change}))
     with pytest.raises(BenchError, match=r"spec\.json is not the spec of a run"):
-        store.read_spec(tmp_path)
+        read_spec(tmp_path)
 
 
 def test_scores_and_records_are_whole_deterministic_files(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
-from benchmarks.store import Environment, RunSpec, open_run, write_records
+from benchmarks.spec import Environment, RunSpec, open_run
+from benchmarks.store import write_records
 from benchmarks.types import Json, Metric, RunRecord
 
 HOSTILE = '</script><script>alert("x")</script>$\\frac{1}{0}$'
