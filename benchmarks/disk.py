@@ -65,6 +65,7 @@ def disk_errors(action: str, path: Path) -> Iterator[None]:
 
 
 def json_document(value: Json) -> bytes:
+    """Indented JSON with sorted keys: the same value gives the same bytes. Raises ValueError for NaN and Infinity."""
     return json.dumps(value, sort_keys=True, allow_nan=False, indent=1).encode("ascii") + b"\n"
 
 

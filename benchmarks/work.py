@@ -47,6 +47,7 @@ class Settings:
 
 
 def batches(samples: Sequence[Sample], size: int) -> Iterator[list[Sample]]:
+    """``samples`` in their order, ``size`` at a time; the last batch may be smaller."""
     iterator = iter(samples)
     while batch := list(islice(iterator, size)):
         yield batch
@@ -72,6 +73,7 @@ def log(line: str) -> None:
 
 
 def message(error: Exception) -> str:
+    """How an error is stored with a sample: its kind and what it says."""
     return f"{type(error).__name__}: {error}"
 
 
