@@ -62,7 +62,7 @@ bench-statistics: .venv/.installed ## the cluster bootstrap beside scipy's, and 
 	.venv/bin/python -m reports.bench_compare
 
 retrain: .venv/.installed ## train all toy parts anew and compare them with their cards (hours; goes on where it ended)
-	.venv/bin/python -m blip3o_toy retrain
+	.venv/bin/python -m blip3o_toy retrain --processes $(JOBS)
 
 study-design: .venv/.installed ## the paper's comparison of designs in small (hours; goes on where it ended)
 	.venv/bin/python -m blip3o_toy study-design

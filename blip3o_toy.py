@@ -26,6 +26,7 @@ from blip3o_bench.models import TOY_CHECKPOINT, load_checkpoint
 if TYPE_CHECKING:
     from model.generate import Unified
     from model.held_out import Measured
+    from model.recipe import Recipe
 
 Kind = Literal["guidance", "steps", "queries", "weights", "template", "half", "seed"]
 HERE = Path(__file__).parent
@@ -250,21 +251,21 @@ def cards(work: tuple[tuple[str, Path], ...], manifest: Path, examples: int) -> 
 @click.option("--recipes", type=FOLDER, default=RECIPES, help="Folder of the recipes. Default: the committed ones.")
 @click.option("--judges/--no-judges", default=True, help="Train the judges, too. Otherwise the committed ones judge.")
 @click.option("--examples", type=click.IntRange(min=1), default=500, show_default=True, help="Of each held-out score.")
+@click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True, help="Sharing each batch.")
 @click.pass_context
-def retrain(ctx: click.Context, out: Path, recipes: Path, judges: bool, examples: int) -> None:
+def retrain(ctx: click.Context, out: Path, recipes: Path, judges: bool, examples: int, processes: int) -> None:
     """Train all parts anew, and compare their held-out scores with the cards; exits with 1 where one is worse."""
     from benchmarks.shapes import train_judges
     from benchmarks.shapes.judges import CARD
     from model import cards as manifests
     from model.recipe import read_recipe
-    from model.train import train
 
     checkpoint, weights = out / "toy", out / "judges"
     for name in _order(recipes):
         recipe = read_recipe(recipes / f"{name}.toml")
         sources = dict.fromkeys(recipe.sources, str(checkpoint))  # all from scratch: nothing committed is read
         with _errors_told():
-            train(replace(recipe, checkpoint=str(checkpoint), sources=sources), out / "work" / name)
+            _train(replace(recipe, checkpoint=str(checkpoint), sources=sources), out / "work" / name, processes)
     if judges and not (weights / CARD).is_file():  # the last file that is written
         train_judges.main(["--out", str(weights)])
     measured = _held_out(checkpoint, weights if judges else JUDGE_WEIGHTS, recipes, examples)
@@ -274,6 +275,23 @@ def retrain(ctx: click.Context, out: Path, recipes: Path, judges: bool, examples
         told = "agrees" if one.agrees else "worse"
         click.echo(f"{one.part:10} {one.card.name:32} card {one.card.value:.4g}  here {here}  {told}")
     ctx.exit(0 if all(one.agrees for one in found) else 1)
+
+
+def _train(recipe: Recipe, work: Path, processes: int) -> None:
+    """Run a recipe; several processes are started as torchrun would, and tell their errors themselves."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    from model.train import train
+
+    if processes == 1:
+        train(recipe, work)
+        return
+    config = LaunchConfig(1, 1, processes, rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0)
+    try:
+        elastic_launch(config, train)(recipe, work)
+    except ChildFailedError as error:
+        raise BenchError(f"{work.name}: a process of the training failed; what it said stands above") from error
 
 
 def _order(recipes: Path) -> list[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 import numpy as np
@@ -53,6 +54,13 @@ class Example(Protocol):
 #: (seed, index) -> example; the same for the same arguments, so that training resumes exactly. Indices count from 0 for
 #: ever: a finite source takes them as (epoch, position). Raises Unreadable.
 Source = Callable[[int, int], Example]
+
+
+def readable(data: Source, count: int) -> Iterator[Example]:
+    """The readable ones of the first ``count`` examples; the others are named when their step comes."""
+    for index in range(count):
+        with suppress(Unreadable):
+            yield data(0, index)
 
 
 class Draws:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from safetensors.torch import load_file
 
 import blip3o_toy
 from benchmarks.types import BenchError
@@ -83,6 +85,26 @@ def test_retraining_runs_every_recipe_in_its_own_folder_and_goes_on(
     assert again.exit_code == 1
     assert "here none  worse" in again.output
     assert cards.file_of(out / "toy" / "generator.safetensors", out) == weights
+
+
+def test_two_processes_train_as_one_does(recipes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blip3o_toy, "_order", lambda recipes: ["vae"])
+    monkeypatch.setattr(blip3o_toy, "_held_out", lambda *arguments: {})
+    weights = []
+    for processes in (1, 2):
+        out = tmp_path / str(processes)
+        call("retrain", "--out", out, "--recipes", recipes, "--no-judges", "--processes", processes)
+        state = json.loads((out / "work" / "vae" / "step-000001" / "state.json").read_text())
+        assert state["processes"] == processes
+        weights.append(load_file(out / "toy" / "decoder" / "vae" / "diffusion_pytorch_model.safetensors"))
+    one, two = weights
+    assert max((one[name] - two[name]).abs().max() for name in one) < 2e-3  # stored as float16
+
+    text = (recipes / "vae.toml").read_text()
+    (recipes / "vae.toml").write_text(text.replace("batch_size = 4", "batch_size = 3"))
+    failed = call("retrain", "--out", tmp_path / "3", "--recipes", recipes, "--no-judges", "--processes", 2)
+    assert failed.exit_code == 2
+    assert "vae: a process of the training failed; what it said stands above" in failed.output
 
 
 def test_a_folder_of_another_recipe_is_refused(recipes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ from benchmarks.shapes.questions import (
     where,
     word,
 )
-from benchmarks.shapes.scene import CANVAS, CELL, CELL_NAMES, Color, Scene, Shape, random_scene, render
+from benchmarks.shapes.scene import CANVAS, CELL, CELL_NAMES, COLORS, SHAPES, Color, Scene, Shape, random_scene, render
 from benchmarks.shapes.understanding import LETTERS, MMBENCH, MME, MMMU, MMVET, SEEDBENCH, offered, spoken
 from benchmarks.shapes.vqa import KINDS, ask, presence
 
@@ -185,6 +185,15 @@ def everything(seed: int, index: int) -> Example:
     return _asked(scene, (question, ", ".join(" ".join(thing[::order]) for thing in things)))
 
 
+def looking(seed: int, index: int) -> Example:
+    """A scene without a word about it but the labels: to see comes before to answer, and takes a tenth of the time."""
+
+    def drawn(rng: random.Random) -> Scene:
+        return random_scene(rng) if rng.random() < 0.5 else rng.choice(MAKERS)(rng).scene
+
+    return _asked(_known(random.Random(f"looking/{seed}/{index}"), drawn, lambda scene: scene))
+
+
 def places(seed: int, index: int) -> Example:
     """Where each of four things is, in any order, asked by its shape, its color or both."""
     rng = random.Random(f"places/{seed}/{index}")
@@ -195,6 +204,33 @@ def places(seed: int, index: int) -> Example:
         item = Item(scene, f"Where in the image is the {called}?", CELL_NAMES[thing.cell])
         turns.append(short_answer(item, rng))
     return _asked(scene, *turns)
+
+
+def quick(seed: int, index: int) -> Example:
+    """Twelve claims of two or three words about one scene, each right or wrong on its own.
+
+    To compare what is said with what is seen is the last thing that a small model learns, and the one word that tells
+    whether it did is lost among those of longer talks.
+    """
+    rng = random.Random(f"quick/{seed}/{index}")
+    scene = _known(rng, partial(unlike, rng.randint(2, 4)), lambda scene: scene)
+    return _asked(scene, *(_quick_claim(scene, rng) for _ in range(12)))
+
+
+def _quick_claim(scene: Scene, rng: random.Random) -> tuple[str, str]:
+    """Two of an object's cell, color and shape; if wrong, the second is another object's or of no object."""
+    things = [(CELL_NAMES[item.cell], item.color, item.shape) for item in scene.objects]
+    first, second = rng.choice(((0, 1), (0, 2), (1, 2), (1, 2), (1, 0), (2, 0)))
+    thing, said = rng.choice(things), rng.choice(("yes", "no"))
+    told = thing[second]
+    if said == "no":
+        shown = [other[second] for other in things]
+        absent = [value for value in _ALL[second] if value not in shown]
+        told = rng.choice([value for value in shown if value != told] + rng.sample(absent, min(1, len(absent))))
+    return f"{thing[first]} {told}?", said
+
+
+_ALL: Sequence[Sequence[str]] = (tuple(CELL_NAMES.values()), COLORS, SHAPES)
 
 
 def verification(seed: int, index: int) -> Example:
@@ -222,7 +258,7 @@ def alone(seed: int, index: int) -> Example:
 
 
 def claims(seed: int, index: int) -> Example:
-    """The part of ``verification`` that is about the columns' own questions."""
+    """Several claims about one answer, and letters to choose."""
     return _claims(random.Random(f"claims/{seed}/{index}"))
 
 

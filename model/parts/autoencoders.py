@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,15 +11,19 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDPMScheduler, ModelMixin, UNet2DConditionModel
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
 
 from model import checkpoint
-from model.data import Draws, Source
+from model.data import Draws, Example, Source, Unreadable, pixels, readable, train_tokenizer
 from model.decoder import SCHEDULER, Decoder, to_latents
 from model.eva_clip import EvaClip, EvaConfig, normalize
 from model.parts.base import Loss, Part, Pixels, per_item, source, subset
 from model.recipe import Recipe, RecipeError, from_table
 
 M = TypeVar("M", bound=ModelMixin)
+
+#: Of the text tower that EVA-CLIP is trained beside; longer captions are cut.
+CAPTION_TOKENS = 32
 
 
 class Vae(Part):
@@ -56,43 +61,97 @@ class Vae(Part):
         self.vae.enable_gradient_checkpointing()
 
 
-class EvaClipPart(Part):
-    """The target encoder, with two throw-away heads on its pooled, noisy features: one draws the image, one tells
-    each token's place.
+@dataclass(frozen=True)
+class PrepareCaptioned:
+    """Example -> its image, RGB in [0, 1], [3, size, size], and the token ids of its caption, [CAPTION_TOKENS]."""
 
-    Upstream's encoder is trained on image-text pairs. Here the features must above all keep what the decoder
-    needs and be easy to generate: of unit scale per channel and robust to noise. They must say where they belong,
-    because the decoder's cross-attention takes them as a set. The scale is a statistic of a micro-batch, so this
-    part's loss does depend on how a batch is shared out.
+    size: int
+    tokenizer: PreTrainedTokenizerFast
+
+    def __call__(self, example: Example) -> tuple[Tensor, Tensor]:
+        if not example.caption:
+            raise Unreadable("example without caption")
+        ids = [*self.tokenizer(example.caption).input_ids[: CAPTION_TOKENS - 1], self.tokenizer.eos_token_id]
+        padding = [self.tokenizer.pad_token_id] * (CAPTION_TOKENS - len(ids))
+        return pixels([example.image], self.size)[0], torch.tensor(ids + padding)
+
+
+class EvaClipPart(Part):
+    """The target encoder, learned as CLIP is: each image has to find its caption in the micro-batch, and the reverse.
+
+    The loss and the text tower, which is thrown away, are open_clip's. Two more heads that are thrown away look at the
+    noisy, pooled features: one draws the image, one tells each token's place. A billion image-text pairs teach
+    upstream's encoder what it sees in detail; here the features must be made to keep what the decoder needs, be easy to
+    generate (of unit scale per channel, robust to noise) and say where they belong, because the decoder's
+    cross-attention takes them as a set. Scale and contrast are statistics of a micro-batch, so this part's loss does
+    depend on how a batch is shared out.
     """
 
+    prepare: PrepareCaptioned
+
     NOISE = 0.3
+    #: Width of the text tower, and of the space in which images and captions meet.
+    TEXT_WIDTH = 64
+    VOCABULARY = 512
+    #: Examples of the data from which the tokenizer is learned.
+    TOKENIZED = 1024
 
     def __init__(self, recipe: Recipe, data: Source) -> None:
         super().__init__()
+        # Two seconds that no other part needs.
+        from open_clip.loss import ClipLoss
+        from open_clip.transformer import TextTransformer
+
         self.config = from_table(EvaConfig, recipe.model, "model")
         self.encoder = EvaClip(self.config)
         grid = self.config.patches // self.config.pool
         self.head = upsampler(self.config.width, doublings=(self.config.image_size // grid).bit_length() - 1)
         self.place_head = nn.Linear(self.config.width, grid**2)
-        self.prepare = Pixels(self.config.image_size)
+        captions = [example.caption for example in readable(data, self.TOKENIZED)]
+        tokenizer = train_tokenizer(captions, self.VOCABULARY)
+        self.text = TextTransformer(
+            context_length=CAPTION_TOKENS,
+            vocab_size=len(tokenizer),
+            width=self.TEXT_WIDTH,
+            heads=2,
+            layers=2,
+            output_dim=self.TEXT_WIDTH,
+            eos_id=tokenizer.eos_token_id,
+            pool_type="eos",
+        )
+        self.image_head = nn.Linear(self.config.width, self.TEXT_WIDTH, bias=False)
+        self.logit_scale = nn.Parameter(torch.tensor(1 / 0.07).log())  # CLIP's first temperature
+        self.contrast = ClipLoss()
+        self.prepare = PrepareCaptioned(self.config.image_size, tokenizer)
 
-    def counts(self, items: Sequence[Tensor]) -> dict[str, int]:
-        return dict.fromkeys(("pixels", "place", "scale"), len(items))
+    def counts(self, items: Sequence[tuple[Tensor, Tensor]]) -> dict[str, int]:
+        return dict.fromkeys(("contrast", "pixels", "place", "scale"), len(items))
 
-    def losses(self, items: Sequence[Tensor], draws: Draws) -> dict[str, Loss]:
-        images = torch.stack(list(items)).to(self.device)  # [B, 3, H, W]
+    def losses(self, items: Sequence[tuple[Tensor, Tensor]], draws: Draws) -> dict[str, Loss]:
+        images, captions = (torch.stack(list(of)).to(self.device) for of in zip(*items, strict=True))
         features = self.encoder.features(normalize(images))  # [B, C, grid, grid]
         noisy = features + self.NOISE * draws.normal(features.shape[1:]).to(self.device)
         mean, variance = features.mean((0, 2, 3)), features.var((0, 2, 3))  # [C]
         places = self.place_head(noisy.flatten(2).transpose(1, 2))  # [B, N, N]
         place = torch.arange(places.shape[1], device=self.device).expand(len(images), -1)  # [B, N]
         means = {
+            "contrast": 0.02 * self.contrast_loss(noisy, captions),
             "pixels": F.mse_loss(self.head(noisy), images * 2 - 1),
             "place": 0.05 * F.cross_entropy(places.flatten(0, 1), place.flatten()),
             "scale": 0.1 * (mean.square() + (variance - 1).square()).mean(),
         }
         return {name: Loss(mean * len(items), len(items)) for name, mean in means.items()}
+
+    def contrast_loss(self, features: Tensor, captions: Tensor) -> Tensor:
+        """CLIP's: cross-entropy of each image's caption among those of the micro-batch, and of each caption's image.
+
+        An image is embedded by the mean of its features [B, C, grid, grid], a caption [B, CAPTION_TOKENS] by the text
+        tower's state at its end.
+        """
+        seen = F.normalize(self.image_head(features.mean((2, 3))), dim=-1)  # [B, TEXT_WIDTH]
+        said = F.normalize(self.text(captions), dim=-1)  # [B, TEXT_WIDTH]
+        loss: Tensor = self.contrast(seen, said, self.logit_scale.exp())
+        return loss
 
     def save(self, folder: Path, state: Mapping[str, Tensor]) -> None:
         encoder = EvaClip(self.config)

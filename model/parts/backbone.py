@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoP
 
 from model import checkpoint
 from model.blip3o import IMAGE, INSTRUCTION, QWEN, alike, chat
-from model.data import Draws, Example, Source, Unreadable, train_tokenizer
+from model.data import Draws, Example, Source, Unreadable, readable, train_tokenizer
 from model.parts.base import Loss, Part, subset
 from model.recipe import Recipe, from_table
 
@@ -37,7 +36,8 @@ NONE = -100
 class Conversation:
     """One image and the talk about it: the processor's output, and which of its tokens are answers, [L].
 
-    ``labels`` are the token ids of what each image token shows, [image tokens, LABEL_TOKENS], filled with NONE.
+    ``labels`` are the token ids of what each image token shows, [image tokens, LABEL_TOKENS], filled with NONE. Without
+    a talk there are only these: ``inputs`` are the image's, and ``answered`` is empty.
     """
 
     inputs: Mapping[str, Tensor]  # input_ids and others [1, L]; the image as the backbone wants it
@@ -47,14 +47,14 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Converse:
-    """Example -> its turns, tokenised, and with ``labelled`` its labels; None when it has no turns."""
+    """Example -> its turns, tokenised, and with ``labelled`` its labels; None when it has neither."""
 
     processor: ProcessorMixin
     labelled: bool = False
 
     def __call__(self, example: Example) -> Conversation | None:
         if not example.turns:
-            return None
+            return self.look(example) if self.labelled and example.labels else None
         text = conversation(example.turns)
         batch = self.processor(text=[text], images=[[example.image]], return_tensors="pt")
         tokenizer = self.processor.tokenizer
@@ -63,6 +63,11 @@ class Converse:
         ids = batch["input_ids"][0].tolist()
         labels = self.labels(example, ids.count(self.processor.image_token_id)) if self.labelled else None
         return Conversation(dict(batch), torch.tensor(answer_mask(ids, (start, newline), end)), labels)
+
+    def look(self, example: Example) -> Conversation:
+        image = self.processor.image_processor(images=[example.image], return_tensors="pt")
+        tokens = int(image["image_grid_thw"].prod()) // self.processor.image_processor.merge_size**2
+        return Conversation(dict(image), torch.zeros(0, dtype=torch.bool), self.labels(example, tokens))
 
     def labels(self, example: Example, image_tokens: int) -> Tensor:
         """Raises Unreadable when the example's labels are not as many as its image's tokens."""
@@ -103,31 +108,45 @@ def answer_loss(backbone: PreTrainedModel, conversations: Sequence[Conversation]
     comes to be like the words for what it shows.
     """
     device = backbone.get_input_embeddings().weight.device
-    groups = alike([len(conversation.answered) for conversation in conversations], device)
-    losses = [_answer_loss(backbone, [conversations[i] for i in group], device) for group in groups]
+    talks = [conversation for conversation in conversations if len(conversation.answered)]
+    groups = alike([len(talk.answered) for talk in talks], device) if talks else []
+    losses = [_answer_loss(backbone, [talks[i] for i in group], device) for group in groups]
+    if looks := [conversation for conversation in conversations if not len(conversation.answered)]:
+        batch = _batch(looks, device)
+        seen = torch.cat(list(backbone.get_image_features(**batch).pooler_output))  # [image tokens, width]
+        losses.append((seen.new_zeros(()), _label_loss(backbone, seen, looks)))
     answers, labels = zip(*losses, strict=True)
     return torch.stack(answers).sum(), torch.stack(labels).sum()
 
 
 def _answer_loss(
-    backbone: PreTrainedModel, conversations: Sequence[Conversation], device: torch.device
+    backbone: PreTrainedModel, talks: Sequence[Conversation], device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    batch = {name: collate([c.inputs[name] for c in conversations]) for name in conversations[0].inputs}
-    batch = {name: tensor.to(device) for name, tensor in batch.items()}
-    answered = collate([c.answered[None] for c in conversations]).to(device)[:, 1:]  # [B, L - 1]
-    labels = [c.labels for c in conversations if c.labels is not None]
-    output = backbone.model(**batch, use_cache=False, output_hidden_states=bool(labels))
+    batch = _batch(talks, device)
+    answered = collate([talk.answered[None] for talk in talks]).to(device)[:, 1:]  # [B, L - 1]
+    labelled = any(talk.labels is not None for talk in talks)
+    output = backbone.model(**batch, use_cache=False, output_hidden_states=labelled)
     hidden = output.last_hidden_state  # [B, L, width]
     # Only where an answer is predicted: logits of every token would take gigabytes.
     logits = backbone.lm_head(hidden[:, :-1][answered]).float()  # [tokens, vocabulary]
     answers = F.cross_entropy(logits, batch["input_ids"][:, 1:][answered], reduction="sum")
-    if not labels:
+    if not labelled:
         return answers, answers.new_zeros(())
-    shown = torch.cat(labels).to(device)  # [image tokens, LABEL_TOKENS]
-    tokens = output.hidden_states[0][batch["input_ids"] == backbone.config.image_token_id]  # [image tokens, width]
-    read = backbone.lm_head(F.rms_norm(tokens, tokens.shape[-1:])).float()  # [image tokens, vocabulary]
-    row, place = (shown != NONE).nonzero(as_tuple=True)
-    return answers, F.cross_entropy(read[row], shown[row, place], reduction="sum")
+    seen = output.hidden_states[0][batch["input_ids"] == backbone.config.image_token_id]  # [image tokens, width]
+    return answers, _label_loss(backbone, seen, talks)
+
+
+def _label_loss(backbone: PreTrainedModel, seen: Tensor, conversations: Sequence[Conversation]) -> Tensor:
+    """Of the image tokens [image tokens, width] as the language model gets them, in the conversations' order."""
+    labels = torch.cat([c.labels for c in conversations if c.labels is not None]).to(seen.device)
+    read = backbone.lm_head(F.rms_norm(seen, seen.shape[-1:])).float()  # [image tokens, vocabulary]
+    row, place = (labels != NONE).nonzero(as_tuple=True)
+    return F.cross_entropy(read[row], labels[row, place], reduction="sum")
+
+
+def _batch(conversations: Sequence[Conversation], device: torch.device) -> dict[str, Tensor]:
+    names = conversations[0].inputs
+    return {name: collate([c.inputs[name] for c in conversations]).to(device) for name in names}
 
 
 def collate(tensors: Sequence[Tensor]) -> Tensor:
@@ -149,14 +168,36 @@ def label_tokens(items: Sequence[Conversation]) -> int:
     return sum(int((item.labels != NONE).sum()) for item in items if item.labels is not None)
 
 
+def talk_counts(conversations: Sequence[Conversation], labelled: bool) -> dict[str, int]:
+    """How many terms each of ``talk_losses`` has."""
+    counts = {"answer": answer_tokens(conversations)}
+    return counts | {"label": label_tokens(conversations)} if labelled else counts
+
+
+def talk_losses(backbone: PreTrainedModel, conversations: Sequence[Conversation], label: float) -> dict[str, Loss]:
+    """``answer_loss`` by name, the labels' times ``label`` and left out where no conversation has any."""
+    answers, labels = answer_loss(backbone, conversations)
+    counts = talk_counts(conversations, bool(label))
+    losses = {"answer": Loss(answers, counts["answer"])}
+    return losses | {"label": Loss(label * labels, counts["label"])} if counts.get("label") else losses
+
+
 @dataclass(frozen=True)
 class BackboneModel:
-    """A small Qwen2.5-VL: ``text`` and ``vision`` are its configuration's tables."""
+    """A small Qwen2.5-VL: ``text`` and ``vision`` are its configuration's tables, ``label`` is the weight of
+    ``answer_loss`` on the image tokens' labels.
+    """
 
     vocab_size: int
     image_size: int
     text: Mapping[str, Any]
     vision: Mapping[str, Any]
+    label: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what cannot be."""
+        if self.label < 0:
+            raise ValueError("label, the weight of a loss, cannot be negative")
 
 
 class Backbone(Part):
@@ -201,27 +242,20 @@ class Backbone(Part):
         )
         self.backbone = Qwen2_5_VLForConditionalGeneration(config)
         self._no_split_modules = self.backbone._no_split_modules  # FSDP's units
-        self.prepare = Converse(self.processor)
+        self.label = model.label
+        self.prepare = Converse(self.processor, labelled=bool(model.label))
 
     def counts(self, items: Sequence[Conversation | None]) -> dict[str, int]:
-        return {"answer": answer_tokens(given(items))}
+        return talk_counts(given(items), bool(self.label))
 
     def losses(self, items: Sequence[Conversation | None], draws: Draws) -> dict[str, Loss]:
-        conversations = given(items)
-        return {"answer": Loss(answer_loss(self.backbone, conversations)[0], answer_tokens(conversations))}
+        return talk_losses(self.backbone, given(items), self.label)
 
     def save(self, folder: Path, state: Mapping[str, Tensor]) -> None:
         checkpoint.save_backbone(self.backbone, self.processor, folder, tied(self.backbone, subset(state, "backbone.")))
 
     def checkpoint_gradients(self) -> None:
         self.backbone.activation_checkpointing_enable()
-
-
-def readable(data: Source, count: int) -> Iterator[Example]:
-    """The readable ones of the first ``count`` examples; the others are named when their step comes."""
-    for index in range(count):
-        with suppress(Unreadable):
-            yield data(0, index)
 
 
 def tied(backbone: PreTrainedModel, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

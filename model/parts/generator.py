@@ -24,7 +24,7 @@ from model.eva_clip import EvaClip, normalize
 from model.feature_cache import FeatureCache
 from model.generate import sample_features
 from model.hub import pinned
-from model.parts.backbone import Conversation, Converse, answer_loss, answer_tokens, given, label_tokens, tied
+from model.parts.backbone import Conversation, Converse, given, talk_counts, talk_losses, tied
 from model.parts.base import Loss, Part, per_item, source, subset
 from model.recipe import Recipe, RecipeError, SourceName, from_table
 
@@ -235,10 +235,7 @@ class Generator(Part):
         names += ["echo"] * bool(self.table.echo) + ["sketch"] * bool(self.table.sketch)
         counts = dict.fromkeys(names, drawn)
         if self.table.backbone == "joint":
-            asked = given([item.conversation for item in items])
-            counts["answer"] = answer_tokens(asked)
-            if self.table.label:
-                counts["label"] = label_tokens(asked)
+            counts |= talk_counts(given([item.conversation for item in items]), bool(self.table.label))
         return counts
 
     def losses(self, items: Sequence[GeneratorItem], draws: Draws) -> dict[str, Loss]:
@@ -257,12 +254,10 @@ class Generator(Part):
                 totals["echo"] = self.table.echo * self.echo_loss(condition, prompts)
             if self.sketch is not None:
                 totals["sketch"] = self.table.sketch * self.sketch_loss(clean, condition)
+        losses = {name: Loss(total, len(drawings)) for name, total in totals.items()}
         if self.table.backbone == "joint" and (asked := given([item.conversation for item in items])):
-            totals["answer"], labels = answer_loss(self.model.backbone, asked)
-            if label_tokens(asked):
-                totals["label"] = self.table.label * labels
-        counts = self.counts(items)
-        return {name: Loss(total, counts[name]) for name, total in totals.items()}
+            losses |= talk_losses(self.model.backbone, asked, self.table.label)
+        return losses
 
     def regression_loss(self, clean: Tensor, condition: Tensor) -> Tensor:
         """The projected state of query i against feature i, in reading order."""

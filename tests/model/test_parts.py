@@ -13,9 +13,10 @@ from benchmarks.shapes import training as shapes
 from model import checkpoint as checkpoints
 from model import flow
 from model.blip3o import INSTRUCTION, chat
-from model.data import Draws, Unreadable, pixels
+from model.data import Draws, Unreadable, pixels, readable
 from model.eva_clip import normalize
-from model.parts.backbone import answer_mask, readable
+from model.parts.autoencoders import EvaClipPart
+from model.parts.backbone import Backbone, Converse, answer_mask
 from model.parts.generator import Generator, set_aside
 from model.recipe import Recipe, RecipeError, SourceName
 from model.sources import load_mixture
@@ -67,6 +68,29 @@ def test_losses_of_a_batch_are_the_sums_of_those_of_its_halves(checkpoint: Path)
         assert loss.terms == sum(half[name].terms for half in halves) == part.counts(items)[name]
 
 
+def test_an_image_and_its_caption_find_each_other_as_in_clip(tmp_path: Path) -> None:
+    """The mean of both directions' cross-entropies over cosines (Radford et al. 2021, figure 3)."""
+    torch.manual_seed(0)
+    part = EvaClipPart(tiny.recipe("eva_clip", tmp_path), shapes.dense_generation)
+    captions = torch.stack([part.prepare(shapes.dense_generation(1, i))[1] for i in range(4)])
+    seen = torch.randn(4, 8, 2, 2)
+    cosines = F.cosine_similarity(part.image_head(seen.mean((2, 3)))[:, None], part.text(captions)[None], dim=-1)
+    logits, own = cosines / 0.07, torch.arange(4)
+    expected = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+    assert part.contrast_loss(seen, captions).item() == pytest.approx(expected.item(), rel=1e-4)
+    # What stands behind a caption's end does not count.
+    end = part.prepare.tokenizer.eos_token_id
+    filled = torch.where((captions == end).cumsum(1) > 0, end, captions)
+    assert (filled != captions).any()
+    torch.testing.assert_close(part.text(filled), part.text(captions))
+
+
+def test_a_target_encoder_needs_captions(tmp_path: Path) -> None:
+    part = EvaClipPart(tiny.recipe("eva_clip", tmp_path), shapes.dense_generation)
+    with pytest.raises(Unreadable, match="example without caption"):
+        part.prepare(shapes.understanding(1, 0))
+
+
 def test_mse_compares_query_and_feature_in_reading_order(checkpoint: Path) -> None:
     part = generator(tiny.recipe("generator", checkpoint, design="clip_mse"))
     projector = part.model.projector
@@ -112,6 +136,35 @@ def test_labels_are_read_off_the_image_tokens_in_reading_order(checkpoint: Path)
     assert lengths[2:] == [0, 10]
     assert loss.terms == sum(lengths)
     assert loss.total.item() == pytest.approx(0.5 * expected, rel=1e-5)
+
+
+def test_labels_alone_cost_what_they_cost_in_a_conversation(checkpoint: Path) -> None:
+    part = generator(tiny.recipe("generator", checkpoint, backbone="joint", label=0.5))
+    talks = [labelled(0), labelled(1, ("left", "", "blue ring", "a"))]
+    looks = [dataclasses.replace(talk, turns=()) for talk in talks]
+    told, seen = (part([part.prepare(one) for one in of], Draws(7, range(2))) for of in (talks, looks))
+    assert seen["label"].total.item() == pytest.approx(told["label"].total.item(), rel=1e-5)
+    assert seen["label"].terms == told["label"].terms > 4
+    assert (seen["answer"].total.item(), seen["answer"].terms) == (0.0, 0)
+    mixed = part([part.prepare(one) for one in (talks[0], looks[1])], Draws(7, range(2)))
+    assert mixed["label"].total.item() == pytest.approx(told["label"].total.item(), rel=1e-5)
+    assert 0 < mixed["answer"].total.item() < told["answer"].total.item()
+
+
+@pytest.mark.parametrize("label", [0.0, 0.5])
+def test_the_backbone_learns_from_labels_as_joint_training_does(checkpoint: Path, label: float) -> None:
+    """The same random weights in both."""
+    joint = generator(tiny.recipe("generator", checkpoint, backbone="joint", label=label))
+    recipe = tiny.recipe("backbone", checkpoint, label=label)
+    alone = Backbone(recipe, load_mixture(recipe.data))
+    alone.backbone, alone.processor = joint.model.backbone, joint.processor
+    alone.prepare = Converse(joint.processor, labelled=bool(label))
+    examples = [labelled(0), labelled(1)]
+    one, other = (part([part.prepare(e) for e in examples], Draws(7, range(2))) for part in (alone, joint))
+    assert one.keys() == ({"answer", "label"} if label else {"answer"})
+    for name, loss in one.items():
+        assert loss.total.item() == pytest.approx(other[name].total.item(), rel=1e-5)
+        assert loss.terms == other[name].terms
 
 
 def test_conversations_without_labels_have_no_such_loss(checkpoint: Path) -> None:

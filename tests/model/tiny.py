@@ -108,10 +108,9 @@ PARTS: tuple[PartName, ...] = ("vae", "eva_clip", "decoder", "backbone", "genera
 
 def recipe(part: PartName, checkpoint: Path, steps: int = 1, **model: Any) -> Recipe:
     """A recipe for one part; ``model`` overrides entries of its sizes."""
-    drawn = part == "generator" and model.get("backbone") != "joint"
-    sources = (
-        ("generation",) if drawn else ("generation", "understanding") if part == "generator" else ("understanding",)
-    )
+    sources = [{"generator": "generation", "eva_clip": "dense_generation"}.get(part, "understanding")]
+    if model.get("backbone") == "joint":
+        sources.append("understanding")
     return Recipe(
         part=part,
         checkpoint=str(checkpoint),

@@ -21,7 +21,8 @@ DRAWING = (training.generation, training.dense_generation, training.long_caption
 ASKING = (
     training.understanding,
     training.columns,
-    training.verification,
+    training.quick,
+    training.alone,
     training.claims,
     training.places,
     training.drill,
@@ -71,22 +72,25 @@ def test_every_answer_of_a_form_is_right() -> None:
         assert (reply == "Yes") == (f" {answer}?" in question)
 
 
-def test_claims_to_verify_are_right_or_wrong_as_the_scene_says(scenes: list[Scene]) -> None:
+def test_quick_claims_are_right_or_wrong_as_the_scene_says(scenes: list[Scene]) -> None:
     replies: list[str] = []
-    present = 0
-    for index in range(300):
-        for question, reply in training.verification(5, index).turns:
-            if question.startswith("Is there a"):
-                color, shape = question.split(" in the image?")[0].split()[-2:]
-                assert (reply == "yes") == any(
-                    (item.color, item.shape) == (color, shape) for item in scenes[-1].objects
-                )
-                present += 1
-            replies.append(reply.lower())
+    for index in range(200):
+        turns = training.quick(5, index).turns
+        assert len(turns) == 12
+        for claim, reply in turns:
+            said = set(claim.removesuffix("?").split())
+            shown = [{item.color, item.shape, *CELL_NAMES[item.cell].split()} for item in scenes[-1].objects]
+            assert (reply == "yes") == any(said <= words for words in shown)
+            replies.append(reply)
+    assert set(replies) == {"yes", "no"}
+    assert 0.47 < replies.count("yes") / len(replies) < 0.53
+
+
+def test_claims_are_to_be_judged_and_chosen() -> None:
+    replies = [reply.lower() for index in range(300) for _, reply in training.claims(5, index).turns]
     assert set(replies) == {"yes", "no", "a", "b", "c", "d"}
     # Drawn half and half; but a claim is asked once only, and there are more wrong ones to draw.
     assert 0.35 < replies.count("yes") / (replies.count("yes") + replies.count("no")) < 0.5
-    assert present > 300
 
 
 def test_labels_tell_what_each_image_token_shows(monkeypatch: pytest.MonkeyPatch) -> None:
