@@ -217,6 +217,23 @@ def quick(seed: int, index: int) -> Example:
     return _asked(scene, *(_quick_claim(scene, rng) for _ in range(12)))
 
 
+def brief(seed: int, index: int) -> Example:
+    """Twelve claims of one word about one scene: is that cell taken, does that color or shape occur?
+
+    The step before ``quick``, where something is to be compared with what was found.
+    """
+    rng = random.Random(f"brief/{seed}/{index}")
+    scene = _known(rng, partial(unlike, rng.randint(1, 4)), lambda scene: scene)
+    shown = [(CELL_NAMES[item.cell], item.color, item.shape) for item in scene.objects]
+    kinds = [(set(of), set(every).difference(of)) for of, every in zip(zip(*shown, strict=True), _ALL, strict=True)]
+    turns = []
+    for _ in range(12):
+        present, absent = rng.choice([kind for kind in kinds if kind[1]])  # all cells may be taken
+        said = rng.choice(("yes", "no"))
+        turns.append((f"{rng.choice(sorted(present if said == 'yes' else absent))}?", said))
+    return _asked(scene, *turns)
+
+
 def _quick_claim(scene: Scene, rng: random.Random) -> tuple[str, str]:
     """Two of an object's cell, color and shape; if wrong, the second is another object's or of no object."""
     things = [(CELL_NAMES[item.cell], item.color, item.shape) for item in scene.objects]

@@ -21,6 +21,7 @@ DRAWING = (training.generation, training.dense_generation, training.long_caption
 ASKING = (
     training.understanding,
     training.columns,
+    training.brief,
     training.quick,
     training.alone,
     training.claims,
@@ -72,10 +73,13 @@ def test_every_answer_of_a_form_is_right() -> None:
         assert (reply == "Yes") == (f" {answer}?" in question)
 
 
-def test_quick_claims_are_right_or_wrong_as_the_scene_says(scenes: list[Scene]) -> None:
+@pytest.mark.parametrize("source", [training.brief, training.quick])
+def test_short_claims_are_right_or_wrong_as_the_scene_says(
+    source: Callable[[int, int], training.Example], scenes: list[Scene]
+) -> None:
     replies: list[str] = []
     for index in range(200):
-        turns = training.quick(5, index).turns
+        turns = source(5, index).turns
         assert len(turns) == 12
         for claim, reply in turns:
             said = set(claim.removesuffix("?").split())
