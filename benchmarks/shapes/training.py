@@ -30,7 +30,19 @@ from benchmarks.shapes.questions import (
     where,
     word,
 )
-from benchmarks.shapes.scene import CANVAS, CELL, CELL_NAMES, COLORS, SHAPES, Color, Scene, Shape, random_scene, render
+from benchmarks.shapes.scene import (
+    CANVAS,
+    CELL,
+    CELL_NAMES,
+    COLORS,
+    SHAPES,
+    Color,
+    Object,
+    Scene,
+    Shape,
+    random_scene,
+    render,
+)
 from benchmarks.shapes.understanding import LETTERS, MMBENCH, MME, MMMU, MMVET, SEEDBENCH, offered, spoken
 from benchmarks.shapes.vqa import KINDS, ask, presence
 
@@ -217,26 +229,54 @@ def quick(seed: int, index: int) -> Example:
     return _asked(scene, *(_quick_claim(scene, rng) for _ in range(12)))
 
 
+def sought(seed: int, index: int) -> Example:
+    """Twelve times the cell, color or shape of what has another of these, which every other time nothing has.
+
+    To tell that something is not there comes from finding what is there; from claims alone it did not come.
+    """
+    rng = random.Random(f"sought/{seed}/{index}")
+    scene, kinds = _kinds(rng)
+    turns = []
+    for _ in range(12):
+        given, wanted = rng.sample(range(3), 2)
+        _, absent = kinds[given]
+        thing = rng.choice(scene.objects)
+        value, answer = (_told(thing)[given], _told(thing)[wanted])
+        if absent and rng.random() < 0.5:
+            value, answer = rng.choice(absent), "none"
+        turns.append((f"{value} {('place', 'color', 'shape')[wanted]}?", answer))
+    return _asked(scene, *turns)
+
+
 def brief(seed: int, index: int) -> Example:
     """Twelve claims of one word about one scene: is that cell taken, does that color or shape occur?
 
     The step before ``quick``, where something is to be compared with what was found.
     """
     rng = random.Random(f"brief/{seed}/{index}")
-    scene = _known(rng, partial(unlike, rng.randint(1, 4)), lambda scene: scene)
-    shown = [(CELL_NAMES[item.cell], item.color, item.shape) for item in scene.objects]
-    kinds = [(set(of), set(every).difference(of)) for of, every in zip(zip(*shown, strict=True), _ALL, strict=True)]
+    scene, kinds = _kinds(rng)
     turns = []
     for _ in range(12):
         present, absent = rng.choice([kind for kind in kinds if kind[1]])  # all cells may be taken
         said = rng.choice(("yes", "no"))
-        turns.append((f"{rng.choice(sorted(present if said == 'yes' else absent))}?", said))
+        turns.append((f"{rng.choice(present if said == 'yes' else absent)}?", said))
     return _asked(scene, *turns)
+
+
+def _kinds(rng: random.Random) -> tuple[Scene, list[tuple[list[str], list[str]]]]:
+    """A scene, and of cells, colors and shapes those that it has and those that it has not."""
+    scene = _known(rng, partial(unlike, rng.randint(1, 4)), lambda scene: scene)
+    shown = zip(*map(_told, scene.objects), strict=True)
+    return scene, [(sorted(of), sorted(set(every).difference(of))) for of, every in zip(shown, _ALL, strict=True)]
+
+
+def _told(item: Object) -> tuple[str, str, str]:
+    return CELL_NAMES[item.cell], item.color, item.shape
 
 
 def _quick_claim(scene: Scene, rng: random.Random) -> tuple[str, str]:
     """Two of an object's cell, color and shape; if wrong, the second is another object's or of no object."""
-    things = [(CELL_NAMES[item.cell], item.color, item.shape) for item in scene.objects]
+    things = [_told(item) for item in scene.objects]
     first, second = rng.choice(((0, 1), (0, 2), (1, 2), (1, 2), (1, 0), (2, 0)))
     thing, said = rng.choice(things), rng.choice(("yes", "no"))
     told = thing[second]

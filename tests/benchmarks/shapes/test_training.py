@@ -21,6 +21,7 @@ DRAWING = (training.generation, training.dense_generation, training.long_caption
 ASKING = (
     training.understanding,
     training.columns,
+    training.sought,
     training.brief,
     training.quick,
     training.alone,
@@ -88,6 +89,19 @@ def test_short_claims_are_right_or_wrong_as_the_scene_says(
             replies.append(reply)
     assert set(replies) == {"yes", "no"}
     assert 0.47 < replies.count("yes") / len(replies) < 0.53
+
+
+def test_what_is_sought_is_told_or_none(scenes: list[Scene]) -> None:
+    replies: list[str] = []
+    kinds = ("place", "color", "shape")
+    for index in range(200):
+        for question, answer in training.sought(5, index).turns:
+            value, _, wanted = question.removesuffix("?").rpartition(" ")
+            shown = [(CELL_NAMES[item.cell], item.color, item.shape) for item in scenes[-1].objects]
+            found = [thing[kinds.index(wanted)] for thing in shown if value in thing]
+            assert [answer] == (found or ["none"])
+            replies.append(answer)
+    assert 0.4 < replies.count("none") / len(replies) < 0.5  # never a cell where all are taken
 
 
 def test_claims_are_to_be_judged_and_chosen() -> None:
