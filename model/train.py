@@ -421,7 +421,7 @@ class Run:
                     f"name that commit in the recipe, as {then}"
                 )
         if step == self.recipe.last == self.published():
-            return step
+            return step  # nothing goes on from it: neither its optimizer nor the same processes are needed
         for name in ("processes", "engine"):
             if stored[name] != here[name]:
                 raise RecipeError(

@@ -230,7 +230,7 @@ def quick(seed: int, index: int) -> Example:
 
 
 def sought(seed: int, index: int) -> Example:
-    """Twelve times the cell, color or shape of what has another of these, which every other time nothing has.
+    """Twelve questions such as "red shape?", answered by what the red thing is, or by "none" where nothing is red.
 
     To tell that something is not there comes from finding what is there; from claims alone it did not come.
     """
@@ -239,9 +239,9 @@ def sought(seed: int, index: int) -> Example:
     turns = []
     for _ in range(12):
         given, wanted = rng.sample(range(3), 2)
-        _, absent = kinds[given]
-        thing = rng.choice(scene.objects)
-        value, answer = (_told(thing)[given], _told(thing)[wanted])
+        absent = kinds[given][1]
+        thing = _told(rng.choice(scene.objects))
+        value, answer = thing[given], thing[wanted]
         if absent and rng.random() < 0.5:
             value, answer = rng.choice(absent), "none"
         turns.append((f"{value} {('place', 'color', 'shape')[wanted]}?", answer))

@@ -65,6 +65,7 @@ class Converse:
         return Conversation(dict(batch), torch.tensor(answer_mask(ids, (start, newline), end)), labels)
 
     def look(self, example: Example) -> Conversation:
+        """The image and its labels alone, which the language model need not read."""
         image = self.processor.image_processor(images=[example.image], return_tensors="pt")
         tokens = int(image["image_grid_thw"].prod()) // self.processor.image_processor.merge_size**2
         return Conversation(dict(image), torch.zeros(0, dtype=torch.bool), self.labels(example, tokens))
