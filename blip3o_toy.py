@@ -255,8 +255,7 @@ def cards(work: tuple[tuple[str, Path], ...], manifest: Path, examples: int) -> 
 @click.pass_context
 def retrain(ctx: click.Context, out: Path, recipes: Path, judges: bool, examples: int, processes: int) -> None:
     """Train all parts anew, and compare their held-out scores with the cards; exits with 1 where one is worse."""
-    from benchmarks.shapes import train_judges
-    from benchmarks.shapes.judges import CARD
+    from benchmarks.shapes import chat, train_judges
     from model import cards as manifests
     from model.recipe import read_recipe
 
@@ -266,7 +265,7 @@ def retrain(ctx: click.Context, out: Path, recipes: Path, judges: bool, examples
         sources = dict.fromkeys(recipe.sources, str(checkpoint))  # all from scratch: nothing committed is read
         with _errors_told():
             _train(replace(recipe, checkpoint=str(checkpoint), sources=sources), out / "work" / name, processes)
-    if judges and not (weights / CARD).is_file():  # the last file that is written
+    if judges and not (weights / chat.CARD).is_file():  # the last file that is written
         train_judges.main(["--out", str(weights)])
     measured = _held_out(checkpoint, weights if judges else JUDGE_WEIGHTS, recipes, examples)
     found = manifests.repeated(manifests.read(HERE / "docs" / "toy_model.json"), measured)

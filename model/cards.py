@@ -75,12 +75,11 @@ def file_of(path: Path, root: Path) -> File:
 
 def renewed(card: Card, root: Path, runs: Sequence[Trained], measured: Mapping[str, tuple[float, int]]) -> Card:
     """The card of the files as they are now, with the values measured and on how many examples, and with those of the
-    ``runs`` that trained the part; a note is kept."""
-    trained = {run.recipe: run for run in card.trained}
+    ``runs`` that trained the part. A run of a recipe that is gone is dropped."""
+    trained = {run.recipe: run for run in card.trained if (root / run.recipe).is_file()}
     for run in runs:
         if run.recipe in trained or card.part in trains(read_recipe(root / run.recipe)):
-            note = trained[run.recipe].note if run.recipe in trained else ""
-            trained[run.recipe] = dataclasses.replace(run, note=note)
+            trained[run.recipe] = run
     scores = (
         dataclasses.replace(score, value=float(f"{value:.4g}"), n=n)
         for score in card.held_out

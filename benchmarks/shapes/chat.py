@@ -1,9 +1,4 @@
-"""The shapes world's judges of replies and of images. They know no language beyond the world's own sentences.
-
-    python -m benchmarks.shapes.chat
-
-measures on unseen scenes how often the judge of images is right, and writes it beside the judges' weights.
-"""
+"""The shapes world's judges of replies and of images. They know no language beyond the world's own sentences."""
 
 from __future__ import annotations
 
@@ -26,8 +21,8 @@ from benchmarks.types import Json, JudgeError
 
 Option = TypeVar("Option")
 
-#: What ``held_out`` measured.
-CARD = WEIGHTS / "scene_judge.json"
+#: What ``held_out`` measured, beside the weights.
+CARD = "scene_judge.json"
 
 
 @dataclass(frozen=True)
@@ -126,10 +121,4 @@ def near_miss(asked: Wanted, rng: random.Random) -> Wanted:
 
 def held_out_accuracy() -> dict[str, float]:
     """What the card says: the share of scenes that the judge was right about."""
-    return {"verdicts": json.loads(CARD.read_text())["right"]}
-
-
-if __name__ == "__main__":
-    figures = {"scenes": 500, "right": held_out(SceneJudge(), 500)}
-    CARD.write_text(json.dumps(figures, indent=2) + "\n")
-    print(figures)
+    return {"verdicts": json.loads((WEIGHTS / CARD).read_text())["right"]}

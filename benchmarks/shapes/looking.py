@@ -1,9 +1,4 @@
-"""What the toy judges see in an image as a list of objects, and answers to DPG-Bench's toy questions from that.
-
-    python -m benchmarks.shapes.looking
-
-measures on 500 unseen scenes how often they see everything right, and writes it beside the judges' weights.
-"""
+"""What the toy judges see in an image as a list of objects, and answers to DPG-Bench's toy questions from that."""
 
 from __future__ import annotations
 
@@ -220,9 +215,3 @@ def held_out(looker: Looker, scenes: int) -> float:
     drawn = [random_scene(random.Random(f"looking/held-out/{index}")) for index in range(scenes)]
     right = [exact(scene, seen) for scene, seen in zip(drawn, looker.see([render(s) for s in drawn]), strict=True)]
     return sum(right) / scenes
-
-
-if __name__ == "__main__":
-    figures = {"scenes": 500, "exact": held_out(Looker(), 500)}
-    (WEIGHTS / CARD).write_text(json.dumps(figures, indent=2) + "\n")
-    print(figures)

@@ -27,6 +27,7 @@ from PIL import Image
 
 from benchmarks.judges.color import COLORS, ColorClassifier, class_weights, create, object_crop
 from benchmarks.judges.detector import Detections, Detector, bgr, build, load_weights, read_state_dict
+from benchmarks.shapes import chat, looking
 from benchmarks.shapes.judges import CARD, COLOR_WEIGHTS, DETECTOR_WEIGHTS, color_spec, detector_spec
 from benchmarks.shapes.scene import BACKGROUND, CANVAS, RGB, SHAPES, SIZES, Color, Scene, Shape, mask, random_scene
 from benchmarks.shapes.scene import render as render_scene
@@ -384,12 +385,12 @@ def card(out: Path, scenes: int) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Train the toy judges on drawings of the shapes world.")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the weights and their card")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the weights and their cards")
     parser.add_argument("--detector-steps", type=int, default=600, help="batches of 32 with focal loss")
     parser.add_argument("--sure-steps", type=int, default=160, help="batches of 32 with cross-entropy, after those")
     parser.add_argument("--color-steps", type=int, default=300, help="batches of 32")
     parser.add_argument("--only", choices=("detector", "sure", "color", "card"), help="take the rest from --out")
-    parser.add_argument("--held-out", type=int, default=500, help="scenes for the card")
+    parser.add_argument("--held-out", type=int, default=500, help="scenes for the cards")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     detector = options.out / DETECTOR_WEIGHTS
@@ -398,10 +399,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.only in (None, "detector", "sure"):
         start = detector if options.only == "sure" else None
         save(train_detector(options.detector_steps, options.sure_steps, 32, start), detector)
-    figures = card(options.out, options.held_out)
-    text = json.dumps(figures, indent=2)
-    (options.out / CARD).write_text(text + "\n")
-    print(text)
+    scenes, looker = options.held_out, looking.Looker(options.out)
+    for name, figures in (
+        (CARD, card(options.out, scenes)),
+        (looking.CARD, {"scenes": scenes, "exact": looking.held_out(looker, scenes)}),
+        (chat.CARD, {"scenes": scenes, "right": chat.held_out(chat.SceneJudge(looker), scenes)}),
+    ):
+        text = json.dumps(figures, indent=2)
+        (options.out / name).write_text(text + "\n")
+        print(text)
 
 
 if __name__ == "__main__":

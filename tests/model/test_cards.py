@@ -58,16 +58,19 @@ def test_what_was_not_measured_is_told() -> None:
 
 def test_a_renewed_card_has_the_files_the_scores_and_the_runs(tmp_path: Path) -> None:
     (tmp_path / "weights").write_bytes(b"abc")
-    first, second = Trained("first.toml", 1, 2, 3.0, "m", note="kept"), Trained("second.toml", 4, 5, 6.0, "m")
+    first, second, gone = (
+        Trained(f"{name}.toml", 1, 2, 3.0, "m", note="of it") for name in ("first", "second", "gone")
+    )
+    (tmp_path / "first.toml").write_text(tiny.toml(tiny.recipe("vae", tmp_path)))
     joint = tiny.recipe("generator", tmp_path, backbone="joint")
     (tmp_path / "second.toml").write_text(tiny.toml(joint))
-    card = Card("backbone", "what", (File("weights", 0, ""),), (first,), (ERROR,))
+    card = Card("backbone", "what", (File("weights", 0, ""),), (gone, first), (ERROR,))
     again = dataclasses.replace(first, steps=9, note="")
     new = cards.renewed(card, tmp_path, [again, second], {"error": (0.123456, 7)})
     # FIPS 180-2's example
     digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert new.files == (File("weights", 3, digest),)
-    assert new.trained == (dataclasses.replace(first, steps=9), second)
+    assert new.trained == (again, second)
     assert new.held_out == (Score("error", 0.1235, False, 7, 0.2),)
     decoder = dataclasses.replace(card, part="decoder")
     assert cards.renewed(decoder, tmp_path, [second], {"error": (0.1, 7)}).trained == (first,)

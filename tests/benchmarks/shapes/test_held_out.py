@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
 from benchmarks.judges.detector import Detections
-from benchmarks.shapes import held_out
+from benchmarks.shapes import chat, held_out, looking, train_judges
 from benchmarks.shapes.geneval import colors
+from benchmarks.shapes.judges import CARD, COLOR_WEIGHTS, DETECTOR_WEIGHTS, WEIGHTS
 from benchmarks.shapes.reference import Oracle
 from benchmarks.shapes.scene import SHAPES, Object, Scene
 from benchmarks.shapes.train_judges import clean
@@ -39,6 +42,15 @@ def test_the_judges_are_right_about_renders() -> None:
     assert scores["detector mAP@0.5"][0] >= 0.95
     assert scores["colors"][0] >= 0.98
     assert set(scores) == {"detector mAP@0.5", "colors", "scenes seen right", "WISE verdicts"}
+
+
+def test_the_cards_lie_beside_the_weights_that_they_are_of(tmp_path: Path) -> None:
+    for name in (DETECTOR_WEIGHTS, COLOR_WEIGHTS):
+        (tmp_path / name).symlink_to(WEIGHTS / name)
+    train_judges.main(["--only", "card", "--held-out", "3", "--out", str(tmp_path)])
+    assert json.loads((tmp_path / CARD).read_text())["held_out_scenes"] == 3
+    assert json.loads((tmp_path / looking.CARD).read_text()) == {"scenes": 3, "exact": 1.0}
+    assert json.loads((tmp_path / chat.CARD).read_text()) == {"scenes": 3, "right": 1.0}
 
 
 class Negative:
