@@ -10,19 +10,25 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import permutations
 from typing import TypeVar
 
 from PIL import Image
 
 from benchmarks.shapes import dpg, wise
-from benchmarks.shapes.geneval import TAGS, Metadata, random_metadata, scene_for
+from benchmarks.shapes.geneval import RELATIONS, TAGS, Metadata, random_metadata, scene_for
 from benchmarks.shapes.questions import (
+    CORNERS,
+    INKS,
+    NAMES,
+    WORDS,
     Item,
     Maker,
     colored_word,
     count_shape,
     name,
     on_map,
+    price,
     relation,
     sign,
     title,
@@ -303,6 +309,89 @@ def verification(seed: int, index: int) -> Example:
         turns = dict.fromkeys((question.text + SHORT_ANSWER, question.answer) for question in asked)
         return _asked(scene, *turns)
     return _claims(rng)
+
+
+@dataclass(frozen=True)
+class Note:
+    """What is asked for, what it is ("none" if it is not there), and what it might be."""
+
+    asked: str
+    answer: str
+    options: tuple[str, ...]
+
+
+def noted(seed: int, index: int) -> Example:
+    """``sought`` and ``quick`` for the rest that columns ask: what is written, how many there are, how two things lie.
+
+    Up to twelve of "red word?", answered by the word or by "none", and of "red word OPEN?", answered by yes or no.
+    """
+    rng = random.Random(f"noted/{seed}/{index}")
+    maker, notes_of = rng.choice(NOTED)
+    scene = _known(rng, maker, lambda item: item.scene).scene
+    notes = notes_of(scene)
+    shown = [note for note in notes if note.answer != "none"]
+    missing = [note for note in notes if note.answer == "none"]
+    turns = []
+    for _ in range(12):
+        note = rng.choice(missing if missing and (not shown or rng.random() < 0.25) else shown)
+        if note in missing or rng.random() < 0.5:
+            turns.append((f"{note.asked}?", note.answer))
+            continue
+        told, said = note.answer, rng.choice(("yes", "no"))
+        if said == "no":
+            wrong = [option for option in note.options if option != told]
+            near = [other.answer for other in shown if other.options == note.options and other.answer != told]
+            told = rng.choice(rng.choice((near or wrong, wrong)))
+        turns.append((f"{note.asked} {told}?", said))
+    return _asked(scene, *dict.fromkeys(turns))
+
+
+def _words(scene: Scene) -> list[Note]:
+    inks = {line.color: line.text for line in scene.texts}
+    cells = {(line.y // CELL, line.x // CELL): line.text for line in scene.texts}
+    notes = [Note(f"{ink} word", inks.get(ink, "none"), WORDS) for ink in INKS]
+    return notes + [Note(f"{called} word", cells.get(cell, "none"), WORDS) for cell, called in CELL_NAMES.items()]
+
+
+def _titles(scene: Scene) -> list[Note]:
+    return [Note(called, line.text, WORDS) for called, line in zip(("title", "foot"), scene.texts, strict=True)]
+
+
+def _names(scene: Scene) -> list[Note]:
+    tagged = zip(scene.objects, scene.texts, strict=True)
+    return [Note(f"{item.color} {item.shape} name", line.text, NAMES) for item, line in tagged]
+
+
+def _prices(scene: Scene) -> list[Note]:
+    listed = [line.text.split() for line in scene.texts]
+    return [Note(f"{good.lower()} price", cost, tuple("123456789")) for good, cost in listed]
+
+
+def _numbers(scene: Scene) -> list[Note]:
+    shapes = [item.shape for item in scene.objects]
+    return [Note(f"{shape} number", str(shapes.count(shape) or "none"), tuple("1234")) for shape in SHAPES]
+
+
+def _sides(scene: Scene) -> list[Note]:
+    """How each two neighbors lie to each other, and the corners of each shape."""
+    counted = tuple(map(str, CORNERS.values()))
+    notes = [Note(f"{item.color} corners", str(CORNERS.get(item.shape, "none")), counted) for item in scene.objects]
+    for one, other in permutations(scene.objects, 2):
+        step = (one.cell[0] - other.cell[0], one.cell[1] - other.cell[1])
+        asked = f"{one.color} {one.shape} from {other.color} {other.shape}"
+        notes += [Note(asked, side, tuple(RELATIONS)) for side in RELATIONS if RELATIONS[side] == step]
+    return notes
+
+
+NOTED: Sequence[tuple[Maker, Callable[[Scene], list[Note]]]] = (
+    (word, _words),
+    (colored_word, _words),
+    (title, _titles),
+    (name, _names),
+    (price, _prices),
+    (count_shape, _numbers),
+    (on_map, _sides),
+)
 
 
 def alone(seed: int, index: int) -> Example:

@@ -104,6 +104,41 @@ def test_what_is_sought_is_told_or_none(scenes: list[Scene]) -> None:
     assert 0.4 < replies.count("none") / len(replies) < 0.5  # never a cell where all are taken
 
 
+def test_what_is_noted_is_so_or_none() -> None:
+    """Words by place and color, names, prices, numbers, sides, corners: as the same asked at length is answered."""
+    menu = Scene((), (Text("TEA   4", "red", 6, 6), Text("FISH  9", "red", 6, 25)))
+    assert [(note.asked, note.answer) for note in training._prices(menu)] == [("tea price", "4"), ("fish price", "9")]
+    signs = training._words(Scene((), (Text("BUS", "white", 33, 42),)))
+    assert {note.asked: note.answer for note in signs if note.answer != "none"} == {
+        "white word": "BUS",
+        "bottom right word": "BUS",
+    }
+    star, ring = Object("star", "red", (0, 0), 2, 2, 26), Object("ring", "blue", (0, 1), 34, 6, 24)
+    assert [(note.asked, note.answer) for note in training._sides(Scene((star, ring)))] == [
+        ("red corners", "none"),
+        ("blue corners", "none"),
+        ("red star from blue ring", "left of"),
+        ("blue ring from red star", "right of"),
+    ]
+    assert [note.answer for note in training._numbers(Scene((star, ring)))] == [
+        "none",
+        "none",
+        "none",
+        "1",
+        "none",
+        "1",
+    ]
+    replies: list[str] = []
+    for index in range(200):
+        turns = dict(training.noted(5, index).turns)
+        for question, answer in turns.items():
+            asked = question.removesuffix("?").rpartition(" ")
+            if answer in ("yes", "no") and asked[0] + "?" in turns:
+                assert (answer == "yes") == (turns[asked[0] + "?"] == asked[2])
+            replies.append(answer)
+    assert 0.4 < replies.count("yes") / (replies.count("yes") + replies.count("no")) < 0.55
+
+
 def test_claims_are_to_be_judged_and_chosen() -> None:
     replies = [reply.lower() for index in range(300) for _, reply in training.claims(5, index).turns]
     assert set(replies) == {"yes", "no", "a", "b", "c", "d"}
