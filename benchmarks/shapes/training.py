@@ -50,7 +50,7 @@ from benchmarks.shapes.scene import (
     render,
 )
 from benchmarks.shapes.understanding import LETTERS, MMBENCH, MME, MMMU, MMVET, SEEDBENCH, offered, spoken
-from benchmarks.shapes.vqa import KINDS, ask, presence
+from benchmarks.shapes.vqa import KINDS, ask
 
 #: One color of each shape: whoever draws or names these has put together what was learned apart.
 HELD_OUT: frozenset[tuple[Shape, Color]] = frozenset(
@@ -189,20 +189,6 @@ def columns(seed: int, index: int) -> Example:
     return _asked(item.scene, *(form(item, rng) for form in forms))
 
 
-def everything(seed: int, index: int) -> Example:
-    """Every thing of a question's scene with its place, in any order: what is where, told many times at once.
-
-    In reading order the next thing would often follow from the last one alone.
-    """
-    rng = random.Random(f"everything/{seed}/{index}")
-    scene = _known(rng, rng.choice(MAKERS), lambda item: item.scene).scene
-    things = [(CELL_NAMES[item.cell], f"{item.color} {item.shape}") for item in scene.objects]
-    things += [(CELL_NAMES[line.y // CELL, line.x // CELL], f"{line.color} {line.text}") for line in scene.texts]
-    question, order = rng.choice((("What is where in the image?", 1), ("Where is what in the image?", -1)))
-    rng.shuffle(things)
-    return _asked(scene, (question, ", ".join(" ".join(thing[::order]) for thing in things)))
-
-
 def looking(seed: int, index: int) -> Example:
     """A scene without a word about it but the labels: to see comes before to answer, and takes a tenth of the time."""
 
@@ -294,21 +280,6 @@ def _quick_claim(scene: Scene, rng: random.Random) -> tuple[str, str]:
 
 
 _ALL: Sequence[Sequence[str]] = (tuple(CELL_NAMES.values()), COLORS, SHAPES)
-
-
-def verification(seed: int, index: int) -> Example:
-    """Several claims about one scene, and letters to choose, each right or wrong on its own.
-
-    To compare what is said with what is seen is the last thing that a small model learns, and the one or two words
-    that tell whether it did are lost among the words of longer answers.
-    """
-    rng = random.Random(f"verification/{seed}/{index}")
-    if rng.random() < 0.5:
-        scene = _known(rng, random_scene, lambda scene: scene)
-        asked = [presence(scene, rng) for _ in range(5)]
-        turns = dict.fromkeys((question.text + SHORT_ANSWER, question.answer) for question in asked)
-        return _asked(scene, *turns)
-    return _claims(rng)
 
 
 @dataclass(frozen=True)
