@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -287,10 +288,17 @@ def _train(recipe: Recipe, work: Path, processes: int) -> None:
         train(recipe, work)
         return
     config = LaunchConfig(1, 1, processes, rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0)
+    # The launcher keeps its handlers, and workers forked later (mmdet evaluates in some) would end with a traceback.
+    handlers = {
+        number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    }
     try:
         elastic_launch(config, train)(recipe, work)
     except ChildFailedError as error:
         raise BenchError(f"{work.name}: a process of the training failed; what it said stands above") from error
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _order(recipes: Path) -> list[str]:
