@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import math
-import os
 import shutil
-import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -29,6 +27,7 @@ from scipy import special
 from tqdm import tqdm
 
 from benchmarks import frechet
+from benchmarks.disk import replace_file
 from benchmarks.judges.color import ColorSpec
 from benchmarks.judges.inception import Clip, Extractor, Inception, Opener, Pixels, Seen, extract, read_image
 from benchmarks.paths import within
@@ -143,7 +142,9 @@ class Reference:
             return self._memory[key]
         path = self._path(extractor, start)
         if not path.is_file():
-            _save(path, self._extract(extractor, start))
+            file = io.BytesIO()
+            np.save(file, self._extract(extractor, start))
+            replace_file(path, [file.getvalue()])
         rows: NDArray[np.float32] = np.load(path)
         return rows
 
@@ -179,22 +180,6 @@ def _content(root: Path, paths: Sequence[Path]) -> str:
         with path.open("rb") as file:
             total.update(hashlib.file_digest(file, "sha256").digest())
     return total.hexdigest()
-
-
-def _save(path: Path, rows: NDArray[np.float32]) -> None:
-    """Write a file so that it is there whole or not at all; two processes may do so at once."""
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:
-            np.save(file, rows)
-            file.flush()
-            os.fsync(file)
-        os.replace(temporary, path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise BenchError(f"cannot keep features of the references in {path.parent}: {error.strerror}") from error
 
 
 # The benchmark ----------------------------------------------------------------------------------------------------

@@ -52,6 +52,7 @@ from model.parts.base import Part
 from model.parts.generator import Generator
 from model.recipe import CHANGEABLE, PartName, Recipe, RecipeError, learning_rate, read_recipe
 from model.sources import load_mixture
+from model.tensors import write_atomic
 
 __all__ = ["RecipeError", "SavingError", "main", "train"]
 
@@ -385,9 +386,7 @@ class Run:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(file, target)
             shutil.rmtree(temporary)
-            marker = self.work / "published.tmp"
-            marker.write_text(json.dumps({"step": step}))
-            os.replace(marker, marker.with_suffix(".json"))
+            write_atomic(self.work / "published.json", json.dumps({"step": step}).encode())
         self.accelerator.wait_for_everyone()
 
     def resume(self) -> int:
@@ -490,9 +489,7 @@ def _lines(path: Path) -> list[str]:
 def _keep(path: Path, wanted: Callable[[str], bool]) -> None:
     """Drop the lines of a file that are not wanted."""
     if path.is_file():
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(line + "\n" for line in _lines(path) if wanted(line)))
-        os.replace(temporary, path)
+        write_atomic(path, "".join(line + "\n" for line in _lines(path) if wanted(line)).encode())
 
 
 def _whole(norm: Tensor | float) -> Tensor:

@@ -386,8 +386,8 @@ def card(out: Path, scenes: int) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Train the toy judges on drawings of the shapes world.")
     parser.add_argument("--out", type=Path, required=True, help="folder for the weights and their cards")
-    parser.add_argument("--detector-steps", type=int, default=600, help="batches of 32 with focal loss")
-    parser.add_argument("--sure-steps", type=int, default=160, help="batches of 32 with cross-entropy, after those")
+    parser.add_argument("--detector-steps", type=int, default=900, help="batches of 32 with focal loss")
+    parser.add_argument("--sure-steps", type=int, default=300, help="batches of 32 with cross-entropy, after those")
     parser.add_argument("--color-steps", type=int, default=300, help="batches of 32")
     parser.add_argument("--only", choices=("detector", "sure", "color", "card"), help="take the rest from --out")
     parser.add_argument("--held-out", type=int, default=500, help="scenes for the cards")

@@ -326,7 +326,7 @@ def test_a_broken_reference_image_stops_the_run(tmp_path: Path) -> None:
 def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
     bench = benchmark(tmp_path)
     (tmp_path / "cache").write_text("a file")
-    with pytest.raises(BenchError, match="cannot keep features"):
+    with pytest.raises(BenchError, match="cannot write"):
         run(tmp_path / "run", bench)
 
 
