@@ -81,13 +81,21 @@ def study_design(out: Path, seeds: tuple[int, ...], arms: tuple[str, ...], docs:
 
 
 def _base(out: Path) -> Path:
-    """The toy model as it was when the study began: a later one would be another experiment."""
+    """The toy model as it was when the study began, since a later one would be another experiment.
+
+    But its backbone is trained anew as far as backbone.toml goes: it has not drawn yet, which would favour a design.
+    """
+    from model.recipe import read_recipe
+
     base = out / "base"
     if not base.is_dir():
         copying = base.with_suffix(".tmp")
         shutil.rmtree(copying, ignore_errors=True)
         shutil.copytree(TOY_CHECKPOINT, copying)
         copying.rename(base)
+    recipe = read_recipe(RECIPES / "backbone.toml")
+    with _errors_told():
+        _train(replace(recipe, checkpoint=str(base)), out / "backbone", processes=1)
     return base
 
 
@@ -104,10 +112,10 @@ def _study(base: Path, out: Path, arm: str, seed: int) -> None:
     if not trained.is_file():
         with _errors_told():
             train_and_publish(recipe, folder)
-        stamp = {"parameters": trained_parameters(recipe), "steps": recipe.steps, "batch_size": recipe.batch_size}
+        stamp = {"parameters": trained_parameters(recipe), "steps": recipe.last, "batch_size": recipe.batch_size}
         trained.write_text(json.dumps(stamp))
-    # Of joint training, only the end is compared.
-    for step in (recipe.steps // part for part in ((1,) if arm == "joint" else (4, 2, 1))):
+    # Joint training is compared at its end, which is a step where its sequential arm is drawn, too.
+    for step in (recipe.last // part for part in ((1,) if arm == "joint" else (4, 2, 1))):
         model = str(folder / f"published-{step:06d}")
         _run(folder / f"drawn-{step:06d}", model, study.benchmarks, seed)
     _one_prompt(model, folder / "one-prompt")

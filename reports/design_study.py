@@ -219,7 +219,7 @@ def page(study: Study) -> str:
         scores=as_markdown(_score_table(study, DESIGNS, [*_curves(last), (DIVERSITY, None)])),
         finding_1=_finding(study, "vae_flow", [(CURVES[0], last, True), (CURVES[1], last, True)]),
         finding_2=_finding(study, "clip_mse", [(DIVERSITY, None, True), (CURVES[2], last, False)]),
-        joint=_joint(study, last),
+        joint=_joint(study),
     )
 
 
@@ -282,12 +282,14 @@ def _finding(study: Study, other: str, claims: Sequence[tuple[tuple[str, str], i
     return answer([(difference(study, other, "clip_flow", score, step), above) for score, step, above in claims])
 
 
-def _joint(study: Study, last: int) -> str:
-    asked = sorted({(m.benchmark, m.metric) for m in study.measured if m.step is None and m.benchmark != DIVERSITY[0]})
-    questions: list[Question] = [*_curves(last), *((score, None) for score in asked)]
-    if not any(one.arm == "joint" for one in study.measured):
+def _joint(study: Study) -> str:
+    steps = [one.step for one in study.measured if one.arm == "joint" and one.step is not None]
+    if not steps:
         return "Joint training was not run."
-    return as_markdown(_score_table(study, ("clip_flow", "joint"), questions))
+    asked = sorted({(m.benchmark, m.metric) for m in study.measured if m.step is None and m.benchmark != DIVERSITY[0]})
+    questions: list[Question] = [*_curves(max(steps)), *((score, None) for score in asked)]
+    table = as_markdown(_score_table(study, ("clip_flow", "joint"), questions))
+    return f"After {max(steps)} steps of both:\n\n{table}"
 
 
 _PAGE = """\
@@ -301,12 +303,12 @@ prompts and images are fewer, with `make demo`'s.
 {trained}
 
 * All arms see the same drawings in the same order (three in four a prompt of GenEval's tags single_object, counting and
-  colors, one in four a dense caption as in DPG-Bench), with the same learning rate, average and number of steps. The
-  designs train equally many numbers, within 2 %: the language model in CLIP + MSE, a transformer of 3 layers and the
-  queries in the other two, whose backbone is frozen. The transformer has 16 tokens in both. Recipes:
-  `model/recipes/design/toy/`.
-* The backbone is the toy model's as it was when the study began. Flow matching on CLIP features, and a linear map from
-  its queries to them, had a part in its training, and a VAE's latents had not: this favours both CLIP designs.
+  colors, one in four a dense caption as in DPG-Bench), with the same schedule, average and, but for joint training,
+  number of steps. The designs train equally many numbers, within 2 %: the language model in CLIP + MSE, a transformer
+  of 3 layers and the queries in the other two, whose backbone is frozen. The transformer has 16 tokens in both.
+  Recipes: `model/recipes/design/toy/`.
+* The backbone is what `model/recipes/toy/backbone.toml` trains: it has learned to understand only, as the paper's has,
+  and no target had a part in that. Encoder, decoder and VAE are the toy model's.
 * GenEval is asked for the three trained tags (22 prompts, 2 images each), DPG-Bench for 16 captions, and the FID is
   that of the toy detector's features over 60 images: small samples, so that a point of a curve costs seconds.
 * Diversity: 16 images of "{prompt}" by the last weights; the root mean square difference of two,
@@ -338,8 +340,9 @@ million images, have no intervals; these runs end far earlier, where the losses 
 ## Sequential against joint training
 
 Sequential: the frozen backbone of CLIP + flow matching above. Joint: the same recipe, but the backbone learns too, from
-the drawings and from a conversation beside every four of them; so more is trained, and a step takes longer.
-Each column of understanding is asked for about 100 questions. A frozen backbone answers the same whatever the seed.
+the drawings and from a conversation beside every four of them; so more is trained, and a step takes longer. It ends at
+a step of the same schedule at which its sequential arm was scored, too. Each column of understanding is asked for about
+100 questions. A frozen backbone answers the same whatever the seed.
 
 {joint}
 """
