@@ -250,7 +250,7 @@ class GenEval:
         self.judged_together = JUDGED_TOGETHER
 
     @classmethod
-    def toy(cls, prompts_per_tag: int = 34, images_per_prompt: int = 4) -> Self:
+    def toy(cls, prompts_per_tag: int = 50, images_per_prompt: int = 4) -> Self:
         """The shapes world's prompts and judges."""
         from benchmarks.shapes.geneval import prompts
         from benchmarks.shapes.judges import color_spec, detector_spec, held_out_accuracy
