@@ -83,7 +83,7 @@ def study_design(out: Path, seeds: tuple[int, ...], arms: tuple[str, ...], docs:
 def _base(out: Path) -> Path:
     """The toy model as it was when the study began, since a later one would be another experiment.
 
-    But its backbone is trained anew as far as backbone.toml goes: it has not drawn yet, which would favour a design.
+    But its backbone is trained anew as far as backbone.toml goes: one that has drawn would favour its design.
     """
     from model.recipe import read_recipe
 
